@@ -1,0 +1,35 @@
+"""Files beyond the os module: when one was made. Source: statx(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from ljsv.linux.libc import SYS_STATX, syscall
+
+_AT_EMPTY_PATH = 0x1000
+_STATX_BTIME = 0x800
+_BTIME_OFFSET = 80
+
+
+def read_birth_ns(fd: int) -> int:
+    """When the file was made, in nanoseconds since 1970; 0 where the file system does not say."""
+    if SYS_STATX < 0:
+        return 0
+    buffer = ctypes.create_string_buffer(256)
+    try:
+        syscall(SYS_STATX, fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer)
+    except OSError:
+        return 0
+    (mask,) = struct.unpack_from("I", buffer, 0)
+    if not mask & _STATX_BTIME:
+        return 0
+    seconds, nanoseconds = struct.unpack_from("qI", buffer, _BTIME_OFFSET)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def read_identity(fd: int) -> tuple[int, int, int]:
+    """(device, inode, birth time in ns): an inode number alone is given to the next directory made."""
+    stat = os.fstat(fd)
+    return stat.st_dev, stat.st_ino, read_birth_ns(fd)
