@@ -1,0 +1,1 @@
+"""A service directory, read into frozen values."""
