@@ -1,0 +1,1 @@
+"""Jails: spec, facts, plan, steps, launch, pid 1."""
