@@ -1,0 +1,1 @@
+"""Scanner, supervisors and journal."""

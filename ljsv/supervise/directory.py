@@ -1,0 +1,217 @@
+"""The supervise directory: made, locked, opened, and mended when it has vanished.
+
+It is `supervise` in the service directory, as the contract has it: a symlink
+into the runtime directory that we make, or whatever an administrator put
+there. The runtime folder records which service directory it belongs to, so a
+copied service directory, which brings its symlink along, never shares it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from contextlib import suppress
+
+from ljsv import status
+from ljsv.errors import Fault
+
+OWNER_FILE = "owner"
+SUBSCRIBERS_MAX = 256
+ALTERNATIVES_MAX = 9
+PAGE = 4096
+
+
+def format_identity(identity: tuple[int, int, int]) -> str:
+    return ":".join(map(str, identity))
+
+
+def read_owner(folder: str) -> str:
+    """The identity of the service directory that a runtime folder belongs to; "" where it does not say."""
+    try:
+        with open(f"{folder}/{OWNER_FILE}") as file:
+            return file.read(200).split("\n", 1)[0]
+    except OSError:
+        return ""
+
+
+def choose_runtime_folder(runtime: str, identity: str) -> str:
+    """The runtime folder of this service directory: its name's own, or name~2, ... where that belongs to another that lives."""
+    for number in range(1, ALTERNATIVES_MAX + 1):
+        folder = runtime if number == 1 else f"{runtime}~{number}"
+        owner = read_owner(folder)
+        if owner in {"", identity} or not is_held(folder):
+            return folder
+    raise Fault("every runtime folder is held by another service", runtime, "", hint=f"ls -l {runtime}*")
+
+
+def is_held(folder: str) -> bool:
+    """Whether a supervisor, or a jail that outlived its supervisor, still holds a lock there."""
+    for name in ("lock", "exit"):
+        try:
+            fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+    return False
+
+
+class SuperviseDirectory:
+    """`path` is where the files are; the descriptors are those that the contract wants held.
+
+    A plain directory is reached through the service directory's descriptor,
+    so that it keeps its place when the service directory is renamed, and is
+    not made again under the old name.
+    """
+
+    def __init__(self, service_path: str, dir_fd: int, runtime: str | None, identity: str) -> None:
+        self._service_path = service_path
+        self._dir_fd = dir_fd
+        self._identity = identity
+        self._plain = f"/proc/self/fd/{dir_fd}/supervise"
+        self.path = self._find(runtime)
+        self.control_fd = self._ok_fd = self._lock_fd = -1
+        self._id: tuple[int, int] = (0, 0)
+
+    def _find(self, runtime: str | None) -> str:
+        """The real path of the supervise directory; the link is made or mended first."""
+        try:
+            entry = os.stat("supervise", dir_fd=self._dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            entry = None
+        link = os.readlink("supervise", dir_fd=self._dir_fd) if entry and stat.S_ISLNK(entry.st_mode) else ""
+        if entry and not link:
+            return self._plain
+        if link and not self._is_ours(link, runtime):
+            return os.path.join(self._service_path, link)
+        if runtime is None:
+            if link:
+                os.unlink("supervise", dir_fd=self._dir_fd)
+            return self._plain
+        folder = choose_runtime_folder(runtime, self._identity)
+        if link != folder:
+            self._make_link(folder)
+        return folder
+
+    @staticmethod
+    def _is_ours(link: str, runtime: str | None) -> bool:
+        """A link of the form that we make: it may have come along with a copy."""
+        if "/ljsv/" not in link or not link.startswith("/"):
+            return False
+        if runtime and os.path.dirname(link) == os.path.dirname(runtime):
+            return True
+        return link.startswith(("/run/ljsv/", "/run/user/")) or not os.path.isdir(link)
+
+    def _make_link(self, folder: str) -> None:
+        temporary = ".supervise.new"
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=self._dir_fd)
+        try:
+            os.symlink(folder, temporary, dir_fd=self._dir_fd)
+            os.rename(temporary, "supervise", src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+        except FileNotFoundError:
+            return  # the service directory is gone; a jail of it may still be there to be stopped
+        except OSError as error:
+            hint = f"ln -s {folder} {self._service_path}/supervise, where the directory can be written"
+            raise Fault.from_os("cannot link supervise", error, f"{self._service_path}/supervise", hint=hint) from None
+
+    def make(self) -> None:
+        """Make what is missing, take the lock, open the FIFOs. Fault (111) when another supervisor holds it."""
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            os.chmod(self.path, 0o700)
+            self._make_all()
+        except OSError as error:
+            shown = self.path.replace(self._plain, f"{self._service_path}/supervise")
+            hint = f"df {shown}" if error.errno == errno.ENOSPC else f"ls -ld {self._service_path} {shown}"
+            raise Fault.from_os("cannot make the supervise directory", error, shown, hint=hint) from None
+
+    def _make_all(self) -> None:
+        entry = os.stat(self.path)
+        self._id = entry.st_dev, entry.st_ino
+        lock_fd = os.open(f"{self.path}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock_fd)
+            raise Fault("another supervisor runs", f"{self._service_path}/supervise/lock", "it is locked", hint=f"sv status {self._service_path}") from None
+        self._close(self._lock_fd)
+        self._lock_fd = lock_fd
+        if read_owner(self.path) not in {"", self._identity}:  # a copy brought them along: not our jail, not our state
+            for name in ("jail", "exit", "detail", "staging", "log.fifo"):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self.path}/{name}")
+        status.write_by_rename(self.path, OWNER_FILE, f"{self._identity}\n{self._service_path}\n".encode(), 0o600)
+        with suppress(FileExistsError):
+            os.mkdir(f"{self.path}/event", 0o700)
+        self._close(self.control_fd)
+        self.control_fd = open_fifo(f"{self.path}/control", os.O_RDWR | os.O_NONBLOCK)
+        self._close(self._ok_fd)
+        self._ok_fd = -1
+
+    def open_ok(self) -> None:
+        """From now on clients see that somebody supervises: after the first status has been written."""
+        if self._ok_fd < 0:
+            self._ok_fd = open_fifo(f"{self.path}/ok", os.O_RDWR | os.O_NONBLOCK)
+
+    def is_lost(self) -> bool:
+        """Whether the directory that we hold is no longer the one at our path."""
+        try:
+            entry = os.stat(self.path)
+            os.stat(f"{self.path}/control")
+        except OSError:
+            return True
+        return (entry.st_dev, entry.st_ino) != self._id
+
+    def close(self) -> None:
+        """Let go: clients see at once that nobody supervises."""
+        for fd in (self._ok_fd, self.control_fd, self._lock_fd):
+            self._close(fd)
+        self._ok_fd = self.control_fd = self._lock_fd = -1
+
+    @staticmethod
+    def _close(fd: int) -> None:
+        if fd >= 0:
+            os.close(fd)
+
+
+def open_fifo(path: str, flags: int, *, shrink: bool = True, mode: int = 0o600) -> int:
+    """A FIFO, made where it is missing; a page is enough for commands, and pipe pages are bounded per user."""
+    with suppress(FileExistsError):
+        os.mkfifo(path, mode)
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Fault("not a FIFO", path, "something else has its name", hint=f"rm {path}")
+    if shrink:
+        with suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PAGE)
+    return fd
+
+
+def tell_subscribers(event_dir: str, byte: bytes) -> None:
+    """One byte to every FIFO in a fifodir (s6's ftrigw); one that nobody reads any more is removed."""
+    try:
+        names = os.listdir(event_dir)
+    except OSError:
+        return
+    for name in names[:SUBSCRIBERS_MAX]:
+        if name.startswith("."):
+            continue
+        path = f"{event_dir}/{name}"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                with suppress(OSError):
+                    os.unlink(path)
+            continue
+        with suppress(BlockingIOError, BrokenPipeError):
+            os.write(fd, byte)
+        os.close(fd)

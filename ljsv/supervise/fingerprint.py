@@ -1,0 +1,47 @@
+"""What a service directory's meaningful files look like, so that a change is noticed without reading them."""
+
+from __future__ import annotations
+
+import os
+
+FILES = ("run", "rootfs", "rootfs.toml", "limits", "policy", "finish")
+ENV_MAX = 1024
+Fingerprint = tuple[tuple[str, int, int, int, int], ...]
+
+
+def take_fingerprint(dir_fd: int) -> Fingerprint:
+    """(name, inode, change time, size, mode) of each file that is there; a directory counts by inode and mode only."""
+    found = []
+    for name in FILES:
+        try:
+            entry = os.stat(name, dir_fd=dir_fd)
+        except OSError:
+            continue
+        if name == "rootfs" and entry.st_mode & 0o170000 == 0o040000:
+            found.append((name, entry.st_ino, 0, 0, entry.st_mode))
+        else:
+            found.append((name, entry.st_ino, entry.st_ctime_ns, entry.st_size, entry.st_mode))
+    for name in _env_names(dir_fd):
+        try:
+            entry = os.stat(f"env/{name}", dir_fd=dir_fd)
+        except OSError:
+            continue
+        found.append((f"env/{name}", entry.st_ino, entry.st_ctime_ns, entry.st_size, entry.st_mode))
+    return tuple(found)
+
+
+def _env_names(dir_fd: int) -> list[str]:
+    try:
+        fd = os.open("env", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+    except OSError:
+        return []
+    try:
+        return sorted(os.listdir(fd))[:ENV_MAX]
+    finally:
+        os.close(fd)
+
+
+def describe_change(old: Fingerprint, new: Fingerprint) -> str:
+    """The names that differ, in order, with a space between; "" for none."""
+    names = {entry[0] for entry in set(old) ^ set(new)}
+    return " ".join(sorted(names))

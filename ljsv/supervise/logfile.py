@@ -1,0 +1,73 @@
+"""A file that is rotated by size: `current`, then `current.1` (newest) to `current.KEEP`.
+
+Shared by the service's log and the journal. Renames go from the oldest to
+the newest, so a kill between two of them loses nothing but a number.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+CURRENT = "current"
+
+
+class LogFile:
+    """`fd` is open for appending; `size` is what the file holds."""
+
+    def __init__(self, directory: str, max_size: int, keep: int) -> None:
+        self.directory = directory
+        self.max_size = max_size
+        self.keep = keep
+        self.fd = -1
+        self.size = 0
+
+    @property
+    def path(self) -> str:
+        return f"{self.directory}/{CURRENT}"
+
+    def open(self) -> None:
+        """Open `current`, made where it is missing, or has been taken away."""
+        if self.fd >= 0:
+            entry = os.fstat(self.fd)
+            if entry.st_nlink:
+                self.size = entry.st_size
+                return
+            self.close()
+        os.makedirs(self.directory, mode=0o755, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.fd = os.open(self.path, flags, 0o640)
+        self.size = os.fstat(self.fd).st_size
+
+    def append(self, data: bytes) -> None:
+        """Append all of `data`, or raise OSError with nothing of it left behind."""
+        start = self.size
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self.fd, view) :]
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self.fd, start)
+            raise
+        self.size = start + len(data)
+
+    def ends_line(self) -> bool:
+        return self.size == 0 or os.pread(self.fd, 1, self.size - 1) == b"\n"
+
+    def rotate(self) -> None:
+        """Move `current` aside and begin a new one; the oldest beyond `keep` is removed."""
+        free = next((n for n in range(1, self.keep + 1) if not os.path.exists(f"{self.path}.{n}")), self.keep)
+        for number in range(free, 1, -1):
+            os.rename(f"{self.path}.{number - 1}", f"{self.path}.{number}")
+        if self.keep:
+            os.rename(self.path, f"{self.path}.1")
+        else:
+            os.unlink(self.path)
+        self.close()
+        self.open()
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1

@@ -1,0 +1,324 @@
+"""The supervisor's table: (state, event) -> (state, actions). Pure: no I/O, no clock.
+
+A service is in one of eight states (design, section 5):
+
+    down       nothing runs, and nothing is going to
+    starting   its jail is being built
+    up         ./run runs, and is not ready yet
+    ready      ./run runs and is ready
+    stopping   it was told to end; at the deadline the whole jail is killed
+    finishing  ./run has ended, ./finish runs
+    backoff    it ended, and is started again at the deadline
+    failed     it cannot be started as it is: a fault in its files, or it gave up
+
+What a state is heading for is `want`: up, down, or once (started, not
+restarted). One deadline at a time is enough, since each state waits for one
+thing. `step` takes the state, an event and the time and gives back a new
+state and what is to be done; commands that mean nothing in a state are
+ignored, as runsv ignores them. All times are seconds of CLOCK_BOOTTIME.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ljsv.status import BACKOFF, DOWN, FAILED, FINISHING, READY, STARTING, STOPPING, UP
+
+WANT_UP, WANT_DOWN, WANT_ONCE = "up", "down", "once"
+RUNNING = (UP, READY)
+BUILD_TIMEOUT_S = 60.0
+FAILURES_MAX = 1_000_000
+SHORT_RUN_S, SHORT_RUN_DELAY_S = 0.05, 0.1
+
+# What the supervisor is asked to do.
+START, KILL_JAIL, RUN_FINISH, EXIT = "start", "kill jail", "run finish", "exit"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Send this signal to the process that runs (./run or ./finish)."""
+
+    number: int
+
+
+Action = str | Signal
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended: exit code (-1 when killed by a signal) and the low byte of its wait status."""
+
+    code: int
+    status: int
+
+    @classmethod
+    def of(cls, wait_status: int) -> End:
+        if wait_status & 0x7F:
+            return cls(-1, wait_status & 0xFF)
+        return cls(wait_status >> 8 & 0xFF, 0)
+
+    @property
+    def is_success(self) -> bool:
+        return self.code == 0
+
+    def describe(self) -> str:
+        if self.code >= 0:
+            return f"exit {self.code}"
+        number = self.status & 0x7F
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        return name + (" (core)" if self.status & 0x80 else "")
+
+
+LOST = End(-1, signal.SIGKILL)
+NOT_STARTED = End(111, 0)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the table needs of `policy`, times in seconds."""
+
+    when: str = "always"
+    first_delay: float = 0.0
+    delay: float = 1.0
+    max_delay: float = 60.0
+    stable_after: float = 10.0
+    give_up_after: int = 0
+    stop_signal: int = signal.SIGTERM
+    stop_timeout: float = 10.0
+    finish_timeout: float = 60.0
+    has_finish: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The state of one service. `since` is the last start of ./run or the last change to down."""
+
+    state: str = DOWN
+    want: str = WANT_UP
+    is_exiting: bool = False
+    is_paused: bool = False
+    term_sent: bool = False
+    is_commanded: bool = False  # the run that goes on, or has just ended, was told to end
+    since: float = 0.0
+    deadline: float | None = None
+    failures: int = 0  # runs in a row that were not stable
+    restarts: int = 0  # automatic ones
+    end: End | None = None  # how the last run ended
+    run_time: float = 0.0  # how long it ran
+    result: str = ""  # of a service that is down and not restarted: done, failed or stopped
+    is_fault: bool = False  # the run could not be started as the files are
+
+    @property
+    def runit_want(self) -> str:
+        """Byte 17. In `failed` it is d: the real `sv up` writes nothing where it finds u."""
+        return "u" if self.want == WANT_UP and self.state != FAILED else "d"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened. `end` comes with "ended", `is_transient` and `at_exec` with "build failed"."""
+
+    kind: str
+    end: End | None = None
+    is_transient: bool = False
+    at_exec: bool = False
+
+
+Result = tuple[Machine, tuple[Action, ...]]
+Rule = Callable[[Machine, Event, Rules, float], Result]
+
+# ---- what the rules are made of
+
+
+def _start(m: Machine, now: float) -> Result:
+    started = replace(
+        m, state=STARTING, since=now, deadline=now + BUILD_TIMEOUT_S, is_paused=False, term_sent=False,
+        is_commanded=False, result="", is_fault=False,
+    )
+    return started, (START,)
+
+
+def _rest(m: Machine, now: float, result: str) -> Result:
+    """Come to rest in `down`; on the way out, exit."""
+    resting = replace(m, state=DOWN, since=now, deadline=None, is_paused=False, term_sent=False, result=result)
+    return resting, (EXIT,) if m.is_exiting else ()
+
+
+def _stop(m: Machine, rules: Rules, now: float) -> Result:
+    stopping = replace(m, state=STOPPING, deadline=now + rules.stop_timeout, term_sent=True, is_commanded=True)
+    return stopping, (Signal(rules.stop_signal), Signal(signal.SIGCONT))
+
+
+def _conclude(m: Machine, rules: Rules, now: float) -> Result:
+    """What follows when a run, and its finish script, have ended."""
+    end = m.end or LOST
+    if m.is_fault:
+        m = replace(m, is_commanded=False)
+        if m.want == WANT_DOWN or m.is_exiting:
+            return _rest(m, now, "stopped")
+        return replace(m, state=FAILED, since=now, deadline=None, result="failed"), ()
+    if m.is_exiting or m.want == WANT_DOWN:
+        return _rest(replace(m, failures=0), now, "stopped")
+    if m.want == WANT_ONCE:
+        result = "stopped" if m.is_commanded else "done" if end.is_success else "failed"
+        return _rest(replace(m, want=WANT_DOWN), now, result)
+    if m.is_commanded:
+        return _start(replace(m, failures=0), now)
+    if rules.when == "never" or (rules.when == "failure" and end.is_success):
+        return _rest(replace(m, want=WANT_DOWN), now, "done" if end.is_success else "failed")
+    return _again(m, rules, now)
+
+
+def _again(m: Machine, rules: Rules, now: float) -> Result:
+    """An automatic restart, after the wait that the last runs have earned."""
+    failures = 0 if m.run_time >= rules.stable_after else min(m.failures + 1, FAILURES_MAX)
+    m = replace(m, failures=failures, restarts=m.restarts + 1)
+    if rules.give_up_after and failures >= rules.give_up_after:
+        return replace(m, state=FAILED, since=now, deadline=None, result="failed", restarts=m.restarts - 1), ()
+    delay = rules.first_delay
+    if failures:
+        delay = min(rules.max_delay, rules.delay * 2.0 ** min(failures - 1, 40))
+    if m.run_time < SHORT_RUN_S:
+        delay = max(delay, SHORT_RUN_DELAY_S)  # whatever policy says: no machine is filled with starts
+    if delay <= 0:
+        return _start(m, now)
+    return replace(m, state=BACKOFF, since=now, deadline=now + delay, is_paused=False, term_sent=False), ()
+
+
+# ---- commands: the bytes of the control FIFO
+
+
+def _up(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
+    m = replace(m, want=WANT_UP, is_exiting=False)
+    if m.state in {DOWN, BACKOFF, FAILED}:
+        return _start(replace(m, failures=0), now)
+    return (replace(m, is_commanded=True) if m.state == FINISHING else m), ()
+
+
+def _once(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
+    m = replace(m, want=WANT_ONCE, is_exiting=False)
+    if m.state in {DOWN, BACKOFF, FAILED}:
+        return _start(replace(m, failures=0), now)
+    return m, ()
+
+
+def _down(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
+    return _go_down(replace(m, want=WANT_DOWN, is_exiting=False), rules, now)
+
+
+def _exit(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
+    return _go_down(replace(m, want=WANT_DOWN, is_exiting=True), rules, now)
+
+
+def _go_down(m: Machine, rules: Rules, now: float) -> Result:
+    if m.state in RUNNING:
+        return _stop(m, rules, now)
+    if m.state == STARTING:
+        return replace(m, state=STOPPING, deadline=now + rules.stop_timeout, is_commanded=True), (KILL_JAIL,)
+    if m.state in {BACKOFF, FAILED}:
+        return _rest(m, now, "stopped")
+    return m, (EXIT,) if m.is_exiting and m.state == DOWN else ()
+
+
+def _term(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
+    return replace(m, term_sent=True, is_commanded=True), (Signal(signal.SIGTERM),)
+
+
+def _pause(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
+    return replace(m, is_paused=True), (Signal(signal.SIGSTOP),)
+
+
+def _continue(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
+    return replace(m, is_paused=False), (Signal(signal.SIGCONT),)
+
+
+def _send(number: int) -> Rule:
+    def rule(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
+        return m, (Signal(number),)
+
+    return rule
+
+
+# ---- what happens by itself
+
+
+def _executed(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
+    """./run runs; with `ready.by = "start"` that is all it takes to be ready."""
+    return replace(m, state=READY, since=now, deadline=None), ()
+
+
+def _ended(m: Machine, event: Event, rules: Rules, now: float) -> Result:
+    m = replace(m, end=event.end, run_time=max(now - m.since, 0.0))
+    if rules.has_finish and m.end is not None:
+        return replace(m, state=FINISHING, deadline=now + rules.finish_timeout, is_paused=False, term_sent=False), (RUN_FINISH,)
+    return _conclude(m, rules, now)
+
+
+def _build_failed(m: Machine, event: Event, rules: Rules, now: float) -> Result:
+    m = replace(m, end=NOT_STARTED, run_time=0.0, is_fault=not event.is_transient)
+    if rules.has_finish and event.at_exec:
+        return replace(m, state=FINISHING, deadline=now + rules.finish_timeout), (RUN_FINISH,)
+    return _conclude(m, rules, now)
+
+
+def _finish_ended(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
+    return _conclude(m, rules, now)
+
+
+def _retry(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
+    return _start(m, now)
+
+
+def _kill(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
+    return replace(m, deadline=None), (KILL_JAIL,)
+
+
+def _files_changed(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
+    """A fault is tried again when a file changes, but only where the service is wanted."""
+    return _start(replace(m, failures=0), now) if m.want != WANT_DOWN else (m, ())
+
+
+ALIVE = (STARTING, UP, READY, STOPPING, FINISHING)
+EVERYWHERE = (DOWN, *ALIVE, BACKOFF, FAILED)
+WITH_RUN = (UP, READY, STOPPING)
+WITH_PROCESS = (*WITH_RUN, FINISHING)
+
+
+def _rows(states: tuple[str, ...], kind: str, rule: Rule) -> dict[tuple[str, str], Rule]:
+    return {(state, kind): rule for state in states}
+
+
+TABLE: dict[tuple[str, str], Rule] = {
+    **_rows(EVERYWHERE, "u", _up),
+    **_rows(EVERYWHERE, "d", _down),
+    **_rows(EVERYWHERE, "o", _once),
+    **_rows(EVERYWHERE, "x", _exit),
+    **_rows(WITH_RUN, "t", _term),
+    **_rows(WITH_RUN, "p", _pause),
+    **_rows(WITH_RUN, "c", _continue),
+    **_rows((FINISHING,), "c", _send(signal.SIGCONT)),
+    **_rows(WITH_PROCESS, "k", _send(signal.SIGKILL)),
+    **_rows(WITH_PROCESS, "h", _send(signal.SIGHUP)),
+    **_rows(WITH_PROCESS, "a", _send(signal.SIGALRM)),
+    **_rows(WITH_PROCESS, "i", _send(signal.SIGINT)),
+    **_rows(WITH_PROCESS, "q", _send(signal.SIGQUIT)),
+    **_rows(WITH_PROCESS, "1", _send(signal.SIGUSR1)),
+    **_rows(WITH_PROCESS, "2", _send(signal.SIGUSR2)),
+    (STARTING, "executed"): _executed,
+    **_rows((STARTING, *WITH_RUN), "ended", _ended),
+    **_rows((STARTING, STOPPING), "build failed", _build_failed),
+    (FINISHING, "finish ended"): _finish_ended,
+    **_rows((STARTING, STOPPING, FINISHING), "deadline", _kill),
+    (BACKOFF, "deadline"): _retry,
+    (FAILED, "files changed"): _files_changed,
+}
+
+COMMANDS = frozenset("udoxtpckhaiq12")
+
+
+def step(m: Machine, event: Event, rules: Rules, now: float) -> Result:
+    """The next state and what is to be done; no entry in the table means that nothing changes."""
+    rule = TABLE.get((m.state, event.kind))
+    return rule(m, event, rules, now) if rule else (m, ())

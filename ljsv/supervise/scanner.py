@@ -1,0 +1,785 @@
+"""The scanner: one supervisor for every service directory, and nobody else uses inotify.
+
+It never polls: it sleeps until a directory changes, a supervisor ends, or
+somebody writes into its control FIFO. What inotify says is a hint; what a
+name leads to is looked up (device, inode, birth time), and the descriptor of
+each service directory is held, so that a rename keeps its jail.
+
+Killed, it costs nothing: supervisors have sessions of their own, and the next
+scanner finds them by the locks that they hold.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ljsv import status
+from ljsv.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SYSTEM, Fault
+from ljsv.jail.facts import host_facts
+from ljsv.jail.ids import sweep_slots
+from ljsv.linux import files, process
+from ljsv.paths import SCANNER_DIR, SERVICE_FILES, Places, is_service_name, trust_fault
+from ljsv.service import toml
+from ljsv.supervise.directory import format_identity, open_fifo, tell_subscribers
+from ljsv.supervise.events import Events
+from ljsv.supervise.loop import Loop, now
+from ljsv.supervise.settle import BELOW_QUIET_S, DIRECTORIES_MAX, Settling
+from ljsv.supervise.supervisor import supervise
+from ljsv.supervise.sweep import sweep
+from ljsv.supervise.watch import RUNTIME_MASK, SCAN_MASK, SERVICE_MASK, SETTLE_MASK, Change, Watch
+
+RUNTIME_NAMES = frozenset({"", SCANNER_DIR, "control", "events", "event", "pid"})
+Identity = tuple[int, int, int]
+SERVICES_MAX = 10_000
+NOFILE = 65536
+LOCK_WAIT_S = 1.0
+RESPAWN_FIRST_S = 1.0
+RESPAWN_MAX_S = 60.0
+LIVED_LONG_S = 10.0
+JOURNAL_RETRY_S = 1.0
+STOP_TRIES = 5
+SWEEP_AFTER_S, SWEEPS_MAX = 0.5, 120
+RUNTIME_QUIET_S = 1.0
+HELD_BACK = frozenset({signal.SIGTERM, signal.SIGHUP})
+COMMAND_MAX = 4096
+
+
+@dataclass
+class Entry:
+    """One service directory, as long as the scanner has to do with it."""
+
+    name: str
+    identity: Identity
+    dir_fd: int
+    settling: Settling | None = None
+    watches: set[int] = field(default_factory=set)
+    pidfd: int = -1
+    pid: int = 0
+    is_child: bool = False
+    begun_fd: int = -1
+    spawned_at: float = 0.0
+    failures: int = 0
+    folder: str = ""  # its supervise directory, where that is a runtime folder
+    is_leaving: bool = False  # its directory is gone: the supervisor has been told to exit
+    is_exited: bool = False  # told to exit by a client: not started again by itself
+    problem: str = ""  # why nobody supervises it
+
+
+class Scanner:
+    """`main` returns the exit code."""
+
+    def __init__(self, places: Places, *, is_foreground: bool, ready_fd: int = -1) -> None:
+        self.places = places
+        self.is_foreground = is_foreground
+        self.ready_fd = ready_fd
+        self.loop = Loop()
+        self.watch = Watch()
+        self.entries: dict[Identity, Entry] = {}
+        self.by_watch: dict[int, Entry] = {}
+        self.by_name: dict[str, Entry] = {}
+        self.waiting: set[str] = set()  # names whose directory waits for the end of one before it
+        self.exit_code: int | None = None
+        self.is_stopping = False
+        self.scan_watch = -1
+        self.runtime_watches: set[int] = set()
+        self.control_fd = self.events_fd = -1
+        self.journal_pidfd = -1
+        self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._problems = ""
+        self.sweeps_left = 0
+        self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
+
+    # ---- life of the scanner
+
+    def main(self) -> int:
+        """Scan until told to end."""
+        self._lock()
+        process.prctl_name("ljsv scan")
+        hard = self.nofile[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (NOFILE if hard == -1 else min(NOFILE, hard), hard))
+        process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
+        os.umask(0o022)
+        self._make_runtime()
+        self.events = Events(self.events_fd, "")
+        self._start_journal()
+        for number, callback in (
+            (signal.SIGHUP, lambda: self._stop_everything(EXIT_SYSTEM)),
+            (signal.SIGINT, self._interrupted),
+            (signal.SIGTERM, self._leave_running),
+            (signal.SIGCHLD, self._reap),
+        ):
+            self.loop.on_signal(number, callback)
+        self.loop.watch(self.watch.fd, self._read_watch)
+        self.scan_watch = self.watch.add_fd(self.scan_fd, SCAN_MASK)
+        toml.warm_up()
+        host_facts()
+        gc.collect()
+        gc.freeze()
+        self.events.send("scanner started", pid=os.getpid(), svdir=self.places.svdir)
+        self._reconcile(self._list(), arrived=frozenset())
+        self._sweep_soon()
+        self._say_ready()
+        self.loop.on_error = self._loop_error
+        self.loop.run(self._after_turn)
+        self.events.send("scanner ended", exit=self.exit_code)
+        self._end_journal()
+        with suppress(OSError):
+            os.unlink(f"{self.places.scanner}/pid")
+        return self.exit_code if self.exit_code is not None else EXIT_SYSTEM
+
+    def _loop_error(self, error: Exception) -> None:
+        self.events.send("error in the scanner's loop", "error", cause=repr(error), trace=traceback.format_exc(limit=-3))
+
+    def _lock(self) -> None:
+        """One scanner for a scan directory: the lock is on the directory itself."""
+        self.scan_fd = os.open(self.places.svdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self.scan_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hint = "ljsv status, or ljsv exit --all to end it"
+            raise Fault("another scanner runs", self.places.svdir, "it is locked", hint=hint) from None
+
+    def _make_runtime(self) -> None:
+        """The scanner's own folder: control FIFO, events FIFO, subscribers, pid. Made again when it vanishes."""
+        folder = self.places.scanner
+        try:
+            os.makedirs(f"{folder}/event", mode=0o700, exist_ok=True)
+            os.chmod(folder, 0o700)
+            if self.control_fd >= 0:
+                self.loop.forget(self.control_fd)
+                os.close(self.control_fd)
+            self.control_fd = open_fifo(f"{folder}/control", os.O_RDWR | os.O_NONBLOCK)
+            events_fd = open_fifo(f"{folder}/events", os.O_RDWR | os.O_NONBLOCK, shrink=False)
+            if self.events_fd >= 0:
+                os.dup2(events_fd, self.events_fd, inheritable=False)
+                os.close(events_fd)
+            else:
+                self.events_fd = events_fd
+            me = f"{os.getpid()} {process.read_start_time(os.getpid())}\n"
+            status.write_by_rename(folder, "pid", me.encode())
+        except OSError as error:
+            raise Fault.from_os("cannot make the scanner's folder", error, hint=f"df {folder}; ls -ld {folder}") from None
+        self.loop.watch(self.control_fd, self._read_control)
+        watched = [folder, *([self.places.runtime] if self.places.runtime else [])]
+        self.runtime_watches = {self.watch.add(path, RUNTIME_MASK) for path in watched} - {-1}
+
+    def _say_ready(self) -> None:
+        """Tell the launcher, once every supervisor has begun or failed."""
+        if self.ready_fd >= 0 and all(entry.begun_fd < 0 for entry in self.entries.values()):
+            with suppress(OSError):
+                os.write(self.ready_fd, b"ready")
+            os.close(self.ready_fd)
+            self.ready_fd = -1
+
+    def _after_turn(self) -> None:
+        if self.events.is_waiting:
+            self.events.flush()
+        self._say_ready()
+        self._write_problems()
+        if self.is_stopping and not any(entry.pidfd >= 0 for entry in self.entries.values()):
+            self.loop.stop()
+
+    def _interrupted(self) -> None:
+        if self.is_foreground:
+            self._stop_everything(EXIT_INTERRUPTED)
+
+    def _stop_everything(self, code: int) -> None:
+        """TERM to each supervisor, and wait for all of them; a second time, do not wait."""
+        if self.is_stopping:
+            self.loop.stop()
+        self.is_stopping = True
+        self.exit_code = code
+        for entry in list(self.entries.values()):
+            if entry.settling:
+                self._forget(entry)
+            else:
+                entry.failures = 0
+                self._stop(entry)
+
+    def _stop(self, entry: Entry) -> None:
+        """TERM to its supervisor. A jail that has lost its supervisor gets one, so that it is stopped as well."""
+        if entry.pidfd < 0 and not entry.is_exited and entry.failures < STOP_TRIES:
+            entry.failures += 1
+            self._spawn(entry)
+        self._tell(entry, signal.SIGTERM)
+
+    def _leave_running(self) -> None:
+        self.exit_code = EXIT_OK
+        self.loop.stop()
+
+    def _reap(self) -> None:
+        """Children, and orphans of supervisors that were killed."""
+        for _ in range(SERVICES_MAX * 2):
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if any(entry.pid == pid for entry in self.entries.values()):
+                self.exits[pid] = wait_status
+
+    # ---- the journal
+
+    def _start_journal(self) -> None:
+        where = "-" if self.is_foreground else f"{self.places.logs}/.scanner"
+        argv = [sys.executable, "-I", "-m", "ljsv.supervise.journal", f"{self.places.scanner}/events", where, str(os.getpid())]
+        env = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        pid = os.posix_spawn(sys.executable, argv, env, setsigmask=[signal.SIGTERM])  # until it can take it
+        self.journal_pidfd = os.pidfd_open(pid)
+        self.loop.watch(self.journal_pidfd, self._journal_ended)
+
+    def _journal_ended(self) -> None:
+        self._close_pidfd(self.journal_pidfd)
+        self.journal_pidfd = -1
+        if self.exit_code is None:
+            self.loop.set_timer("journal", now() + JOURNAL_RETRY_S, self._start_journal)
+
+    def _end_journal(self) -> None:
+        if self.journal_pidfd >= 0:
+            with suppress(OSError):
+                signal.pidfd_send_signal(self.journal_pidfd, signal.SIGTERM)
+                os.waitid(os.P_PIDFD, self.journal_pidfd, os.WEXITED)
+
+    def _close_pidfd(self, pidfd: int) -> None:
+        self.loop.forget(pidfd)
+        os.close(pidfd)
+
+    # ---- what is in the scan directory
+
+    def _list(self) -> list[str]:
+        names = [name for name in os.listdir(self.scan_fd) if is_service_name(name)]
+        return sorted(names)[:SERVICES_MAX]
+
+    def _read_watch(self) -> None:
+        changes, has_overflowed = self.watch.read()
+        dirty: set[str] = set()
+        arrived: set[str] = set()
+        touched: dict[Identity, Entry] = {}
+        for change in changes:
+            if change.watch == self.scan_watch:
+                if not change.name:
+                    self._check_svdir()
+                elif is_service_name(change.name):
+                    dirty.add(change.name)
+                    (arrived.add if change.moved_in else arrived.discard)(change.name)
+            elif change.watch in self.runtime_watches:
+                if change.name in RUNTIME_NAMES or change.name in self.by_name:
+                    self.loop.set_timer("runtime", now() + RUNTIME_QUIET_S, self._mend_runtime)
+            elif change.watch in self.by_watch:
+                entry = self.by_watch[change.watch]
+                if self._touch(entry, change):
+                    touched[entry.identity] = entry
+        if has_overflowed:
+            self.events.send("inotify queue overflow: looking at everything", "warning")
+            dirty.update(self._list(), self.by_name)
+            touched.update(self.entries)
+        if dirty:
+            self._reconcile(sorted(dirty), arrived=frozenset(arrived))
+        for entry in touched.values():
+            self._tell(entry, signal.SIGHUP)
+
+    def _check_svdir(self) -> None:
+        """The scan directory itself was deleted or renamed: nothing here is ours to scan any more."""
+        with suppress(OSError):
+            if os.path.samestat(os.stat(self.places.svdir), os.fstat(self.scan_fd)):
+                return
+        if not self.is_stopping:
+            self.events.send("the scan directory is gone: stopping everything", "error", svdir=self.places.svdir)
+            self._stop_everything(EXIT_SYSTEM)
+
+    def _reconcile(self, names: list[str], arrived: frozenset[str]) -> None:
+        """Look up what each name leads to now. Those that are there come first, so that a rename is not a stop."""
+        gone = []
+        for name in names:
+            found = self._open(name)
+            if found is None:
+                gone.append(name)
+                continue
+            try:
+                self._found(name, *found, is_whole=name in arrived)
+            except OSError:  # gone again, between two looks
+                gone.append(name)
+        for name in gone:
+            self._vanished(name)
+
+    def _open(self, name: str) -> tuple[int, Identity] | None:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.scan_fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            self.events.send("cannot open a service directory", "error", name=name, cause=error.strerror)
+            return None
+        return fd, files.read_identity(fd)
+
+    def _found(self, name: str, fd: int, identity: Identity, *, is_whole: bool) -> None:
+        known = self.entries.get(identity)
+        before = self.by_name.get(name)
+        if known and not known.is_leaving:
+            os.close(fd)
+            if known.name != name:
+                self._other_name(known, name)
+            return
+        if known or (before and before.identity != identity):
+            # The same directory has come back, or another one has taken the name: when the old jail has ended.
+            os.close(fd)
+            self.waiting.add(name)
+            if before and not before.is_leaving and not self._renamed_away(before):
+                self._leave(before)
+            if name in self.by_name or known:
+                return
+            self.waiting.discard(name)
+            found = self._open(name)
+            if found is None:
+                return
+            fd, identity = found
+        self._enter(name, fd, identity, is_whole=is_whole)
+
+    def _other_name(self, entry: Entry, name: str) -> None:
+        """The directory is known under another name: it was renamed, or this is a second way to it."""
+        if self._leads_to(entry.name, entry.identity):
+            self.events.send("a second name for a supervised directory is ignored", "warning", name=name, first=entry.name)
+            return
+        self._rename(entry, name)
+
+    def _leads_to(self, name: str, identity: Identity) -> bool:
+        found = self._open(name)
+        if found is None:
+            return False
+        os.close(found[0])
+        return found[1] == identity
+
+    def _rename(self, entry: Entry, name: str) -> None:
+        if self.by_name.get(entry.name) is entry:
+            del self.by_name[entry.name]
+        entry.name = name
+        self.by_name[name] = entry
+        self._tell(entry, signal.SIGHUP)
+
+    def _renamed_away(self, entry: Entry) -> bool:
+        """Whether the directory has another name in here by now; it then has it in our books as well."""
+        for name in self._list():
+            if name != entry.name and name not in self.by_name and self._leads_to(name, entry.identity):
+                self._rename(entry, name)
+                return True
+        return False
+
+    def _vanished(self, name: str) -> None:
+        self.waiting.discard(name)
+        entry = self.by_name.get(name)
+        if entry is None or entry.is_leaving or self._leads_to(name, entry.identity):
+            return
+        if not self._renamed_away(entry):
+            self._leave(entry)
+
+    def _leave(self, entry: Entry) -> None:
+        """Its directory is gone: its service is stopped."""
+        entry.is_leaving = True
+        entry.failures = 0
+        if not entry.settling:
+            self.events.send("directory gone: stopping", name=entry.name)
+            self._stop(entry)
+        if entry.pidfd < 0:
+            self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        self.loop.set_timer(f"entry {entry.identity}", None, lambda: None)
+        self._unwatch(entry)
+        if entry.begun_fd >= 0:
+            self.loop.forget(entry.begun_fd)
+            os.close(entry.begun_fd)
+            entry.begun_fd = -1
+        os.close(entry.dir_fd)
+        self.entries.pop(entry.identity, None)
+        if self.by_name.get(entry.name) is entry:
+            del self.by_name[entry.name]
+        if not self.is_stopping:
+            waiting, self.waiting = sorted(self.waiting), set()
+            self._reconcile(waiting, arrived=frozenset(waiting))
+            self._sweep_soon()
+
+    def _sweep_soon(self) -> None:
+        if self.places.runtime:
+            self.sweeps_left = SWEEPS_MAX
+            self.loop.set_timer("sweep", now() + SWEEP_AFTER_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """End what lives in the runtime directory without a service directory; again until nothing is left."""
+        if self.is_stopping:
+            return
+        identities = {format_identity(identity) for identity in self.entries}
+        self.sweeps_left -= 1
+        if os.geteuid() == 0:
+            sweep_slots()
+        if sweep(self.places.runtime or "", identities) and self.sweeps_left > 0:
+            self.loop.set_timer("sweep", now() + SWEEP_AFTER_S, self._sweep)
+
+    def _unwatch(self, entry: Entry) -> None:
+        for watch in entry.watches:
+            self.watch.remove(watch)
+            self.by_watch.pop(watch, None)
+        entry.watches.clear()
+
+    # ---- arrival and settling
+
+    def _enter(self, name: str, fd: int, identity: Identity, *, is_whole: bool) -> None:
+        if self.is_stopping or len(self.entries) >= SERVICES_MAX:
+            os.close(fd)
+            return
+        age = time.time() - os.fstat(fd).st_ctime
+        entry = Entry(name, identity, fd)
+        self.entries[identity] = self.by_name[name] = entry
+        self._watch_entry(entry, SERVICE_MASK)
+        is_link = os.path.islink(f"{self.places.svdir}/{name}")
+        has_lived = os.path.exists(f"{self._supervise_of(entry)}/jail")
+        if is_whole or is_link or not 0 <= age < BELOW_QUIET_S or has_lived or self._supervisor_of(entry):
+            self._spawn(entry)
+            return
+        entry.settling = Settling(now(), now())
+        self._watch_entry(entry, SETTLE_MASK)
+        self._look_at(entry)
+
+    def _watch_entry(self, entry: Entry, mask: int) -> None:
+        try:
+            watch = self.watch.add_fd(entry.dir_fd, mask)
+        except OSError as error:
+            entry.problem = f"changes are not noticed: inotify: {error.strerror} (sysctl fs.inotify.max_user_watches)"
+            self.events.send("cannot watch", "error", name=entry.name, cause=error.strerror)
+            return
+        if watch >= 0:
+            entry.watches.add(watch)
+            self.by_watch[watch] = entry
+
+    def _touch(self, entry: Entry, change: Change) -> bool:
+        """A change in a service directory; whether its supervisor has to know."""
+        if change.is_ended:
+            entry.watches.discard(change.watch)
+            self.by_watch.pop(change.watch, None)
+            return False
+        if not entry.settling:
+            return change.name in SERVICE_FILES or not change.name  # without a name: the directory itself
+        moment = now()
+        if change.watch == min(entry.watches, default=-1):  # the top level's watch is the entry's first
+            entry.settling.top_change = moment
+        else:
+            entry.settling.below_change = moment
+        self._look_at(entry)
+        return False
+
+    def _look_at(self, entry: Entry) -> None:
+        """What is there by now, and when it would be complete."""
+        settling = entry.settling
+        if settling is None:
+            return
+        has = {name: _lookup(entry.dir_fd, name) for name in ("run", "rootfs")}
+        settling.is_complete = all(has.values())
+        settling.has_tree = has["rootfs"] in {"directory", "large"}
+        if settling.has_tree and has["rootfs"] == "directory" and not self._watch_below(entry):
+            return
+        entry.problem = "being filled: it starts when nothing has changed for a moment" if settling.is_complete else (
+            "waits for " + " and ".join(name for name, kind in has.items() if not kind)
+        )
+        self.loop.set_timer(f"entry {entry.identity}", settling.due(), lambda: self._settled(entry))
+
+    def _watch_below(self, entry: Entry) -> bool:
+        """Watch every directory below `rootfs`; False when there are too many."""
+        pending = ["rootfs"]
+        count = 0
+        while pending:
+            path = pending.pop()
+            count += 1
+            if count > DIRECTORIES_MAX:
+                self._unwatch(entry)
+                entry.problem = f"more than {DIRECTORIES_MAX} directories: fill it elsewhere, and rename it in"
+                self._watch_entry(entry, SERVICE_MASK)
+                return False
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry.dir_fd)
+            except OSError:
+                continue
+            try:
+                self._watch_fd(entry, fd)
+                with os.scandir(fd) as listing:
+                    pending += [f"{path}/{item.name}" for item in listing if item.is_dir(follow_symlinks=False)]
+            finally:
+                os.close(fd)
+        return True
+
+    def _watch_fd(self, entry: Entry, fd: int) -> None:
+        with suppress(OSError):
+            watch = self.watch.add_fd(fd, SETTLE_MASK)
+            if watch >= 0:
+                entry.watches.add(watch)
+                self.by_watch[watch] = entry
+
+    def _settled(self, entry: Entry) -> None:
+        if entry.settling is None or entry.is_leaving:
+            return
+        if entry.settling.due() > now() + 0.001:
+            self._look_at(entry)
+            return
+        entry.settling = None
+        self._unwatch(entry)
+        self._watch_entry(entry, SERVICE_MASK)
+        self._spawn(entry)
+
+    # ---- supervisors
+
+    def _supervisor_of(self, entry: Entry) -> tuple[int, int] | None:
+        """(pid, start time) of a supervisor that holds the lock on this directory, as its `detail` says."""
+        try:
+            probe_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None  # gone, or not ours to open any more: a new supervisor will say so
+        try:
+            fcntl.flock(probe_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            return None
+        finally:
+            os.close(probe_fd)
+        words: list[str] = []
+        with suppress(OSError):
+            words = status.read_detail(self._supervise_of(entry)).get("supervisor", "").split()
+        return (int(words[0]), int(words[1])) if len(words) == 2 else (0, 0)
+
+    def _supervise_of(self, entry: Entry) -> str:
+        """Through the descriptor, also where the directory was moved away; its runtime folder outlives even its deletion."""
+        path = f"/proc/self/fd/{entry.dir_fd}/supervise"
+        folder = os.path.realpath(path)
+        if self.places.runtime and os.path.dirname(folder) == self.places.runtime:
+            entry.folder = folder
+        return entry.folder or path
+
+    def _spawn(self, entry: Entry) -> None:
+        """A supervisor for this directory: the one that is there already, or a new one."""
+        why = trust_fault(f"/proc/self/fd/{entry.dir_fd}", os.geteuid(), strict=os.geteuid() == 0)
+        if why:
+            self._not_supervised(entry, f"root will not run it: the directory {why}")
+            return
+        living = self._supervisor_of(entry)
+        if living is not None:
+            entry.pidfd = process.open_process(*living) if living[0] else -1
+            if entry.pidfd < 0:  # it has just begun or is just ending
+                self._respawn_later(entry)
+                return
+            entry.pid, entry.is_child = living[0], False
+        elif not self._fork(entry):
+            return
+        entry.problem = ""
+        entry.is_exited = False
+        entry.spawned_at = now()
+        self.loop.watch(entry.pidfd, lambda: self._supervisor_ended(entry))
+        if living is not None:
+            self._tell(entry, signal.SIGHUP)
+
+    def _fork(self, entry: Entry) -> bool:
+        begun_fd, begun_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # until the child can take them
+        try:
+            pid, pidfd = process.clone3(process.CLONE_PIDFD)
+        except OSError as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+            os.close(begun_fd)
+            os.close(begun_w)
+            self.events.send("cannot fork", "error", name=entry.name, cause=error.strerror)
+            self._respawn_later(entry)
+            return False
+        if pid == 0:
+            self._become_supervisor(entry, begun_w)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+        os.close(begun_w)
+        entry.pid, entry.pidfd, entry.begun_fd, entry.is_child = pid, pidfd, begun_fd, True
+        self.loop.watch(begun_fd, lambda: self._supervisor_began(entry))
+        return True
+
+    def _become_supervisor(self, entry: Entry, begun_w: int) -> None:
+        """In the child. Never returns."""
+        code = 111
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # The lock is on this description of the directory, which nobody else has.
+            dir_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
+                os.dup2(null_fd, standard)
+            process.close_all_except(0, 1, 2, dir_fd, self.events_fd, begun_w)
+            fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            supervise(self.places, entry.name, dir_fd, self.events_fd, begun_w, self.nofile)
+        except BlockingIOError:
+            os.write(begun_w, b"another supervisor runs: the service directory is locked\n")
+        except OSError as error:
+            os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {self.places.svdir}/{entry.name}".encode())
+        finally:
+            os._exit(code)
+
+    def _supervisor_began(self, entry: Entry) -> None:
+        """It has announced itself (end of file), or says why it could not."""
+        text = b""
+        with suppress(BlockingIOError):
+            text = os.read(entry.begun_fd, 4096)
+        self.loop.forget(entry.begun_fd)
+        os.close(entry.begun_fd)
+        entry.begun_fd = -1
+        self._supervise_of(entry)
+        entry.problem = " hint: ".join(line for line in text.decode(errors="replace").split("\n") if line)
+        tell_subscribers(f"{self.places.scanner}/event", b"s")
+
+    def _supervisor_ended(self, entry: Entry) -> None:
+        if entry.begun_fd >= 0:
+            self._supervisor_began(entry)
+        self._close_pidfd(entry.pidfd)
+        is_told = self._was_told(entry)
+        entry.pidfd, entry.pid = -1, 0
+        if entry.is_leaving or self.is_stopping:
+            if not is_told and entry.failures < STOP_TRIES:
+                self._stop(entry)
+            if entry.pidfd < 0:
+                self._forget(entry)
+            return
+        if is_told and not entry.problem:
+            entry.is_exited = True
+            entry.problem = "its supervisor was told to exit"
+            return
+        if not entry.problem:
+            self.events.send("supervisor gone: starting another", "warning", name=entry.name)
+        if now() - entry.spawned_at >= LIVED_LONG_S:
+            entry.failures = 0
+        self._respawn_later(entry)
+
+    def _was_told(self, entry: Entry) -> bool:
+        """Whether it ended as it was told: a child of ours by its exit code, another by its last word."""
+        if entry.is_child:
+            with suppress(ChildProcessError):
+                pid, wait_status = os.waitpid(entry.pid, os.WNOHANG)
+                if pid:
+                    return wait_status == 0
+            return self.exits.pop(entry.pid, -1) == 0
+        with suppress(OSError):
+            return status.read_detail(self._supervise_of(entry)).get("supervisor") == "-"
+        return False
+
+    def _respawn_later(self, entry: Entry) -> None:
+        """Again: the first time at once, then after growing waits."""
+        wait = 0.0 if not entry.failures and not entry.problem else min(RESPAWN_MAX_S, RESPAWN_FIRST_S * 2.0 ** min(entry.failures, 10))
+        entry.failures += 1
+        self.loop.set_timer(f"entry {entry.identity}", now() + wait, lambda: self._respawn(entry))
+
+    def _respawn(self, entry: Entry) -> None:
+        if entry.pidfd < 0 and not entry.is_leaving and not self.is_stopping:
+            self._spawn(entry)
+
+    def _not_supervised(self, entry: Entry, why: str) -> None:
+        if entry.problem != why:
+            self.events.send("not supervised", "error", name=entry.name, cause=why)
+        entry.problem = why
+
+    def _tell(self, entry: Entry, number: int) -> None:
+        """A signal to the supervisor; a directory without one is looked at again."""
+        if entry.pidfd >= 0:
+            with suppress(OSError):
+                signal.pidfd_send_signal(entry.pidfd, number)
+        elif number == signal.SIGHUP and not entry.is_exited and not entry.settling:
+            entry.failures = 0
+            self._respawn(entry)
+
+    # ---- clients, and our own folder
+
+    def _read_control(self) -> None:
+        try:
+            text = os.read(self.control_fd, COMMAND_MAX).decode(errors="replace")
+        except BlockingIOError:
+            return
+        for line in text.splitlines():
+            verb, _, name = line.partition(" ")
+            if verb == "exit":
+                self._stop_everything(EXIT_OK)
+            elif verb == "rescan":
+                self._reconcile(sorted({*self._list(), *self.by_name}), arrived=frozenset())
+            elif verb == "supervise" and is_service_name(name):
+                self._wanted(name)
+
+    def _wanted(self, name: str) -> None:
+        """A client wants this service supervised now."""
+        entry = self.by_name.get(name)
+        if entry is None:
+            self._reconcile([name], arrived=frozenset({name}))
+        elif entry.settling:
+            entry.settling = None
+            self._unwatch(entry)
+            self._watch_entry(entry, SERVICE_MASK)
+            self._spawn(entry)
+        elif entry.pidfd < 0 and not entry.is_leaving:
+            entry.failures = 0
+            self._respawn(entry)
+        tell_subscribers(f"{self.places.scanner}/event", b"s")
+
+    def _mend_runtime(self) -> None:
+        """Somebody deleted something of the runtime directory: make ours again, and have every supervisor look at its own."""
+        if not all(os.path.exists(f"{self.places.scanner}/{name}") for name in ("control", "events", "event")):
+            try:
+                self._make_runtime()
+            except Fault as fault:
+                self.events.send("cannot make the scanner's folder", "error", fault=str(fault))
+                self.loop.set_timer("runtime", now() + RUNTIME_QUIET_S, self._mend_runtime)
+                return
+            if self.journal_pidfd >= 0:
+                with suppress(OSError):
+                    signal.pidfd_send_signal(self.journal_pidfd, signal.SIGTERM)
+        for entry in self.entries.values():
+            self._tell(entry, signal.SIGHUP)
+
+    def _write_problems(self) -> None:
+        """`problems`: a line for each name that nobody supervises, and why."""
+        text = "".join(f"{entry.name} {entry.problem}\n" for entry in self.by_name.values() if entry.problem)
+        text += "".join(f"{name} waits for the end of the service that had this name\n" for name in sorted(self.waiting))
+        if text != self._problems:
+            with suppress(OSError):
+                status.write_by_rename(self.places.scanner, "problems", text.encode())
+                self._problems = text
+                tell_subscribers(f"{self.places.scanner}/event", b"p")
+
+
+
+
+def _lookup(dir_fd: int, name: str) -> str:
+    """"directory", "large" (an image being written), "file", or "" where there is nothing."""
+    try:
+        mode = os.stat(name, dir_fd=dir_fd)
+    except OSError:
+        return ""
+    if mode.st_mode & 0o170000 == 0o040000:
+        return "directory"
+    return "large" if mode.st_size > 65536 else "file"
+
+
+def main() -> int:
+    """`python -I -m ljsv.supervise.scanner SVDIR READY_FD`: what the background launcher executes."""
+    svdir, ready_fd = sys.argv[1], int(sys.argv[2])
+    os.set_inheritable(ready_fd, False)
+    try:
+        places = Places(svdir, dict(os.environ), os.geteuid())
+        return Scanner(places, is_foreground=False, ready_fd=ready_fd).main()
+    except Fault as fault:
+        with suppress(OSError):
+            os.write(ready_fd, f"{fault}\n{fault.hint}".encode(errors="replace"))
+        return fault.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
