@@ -1,0 +1,1 @@
+"""The two commands, `ljsv` and `ljexec`; one file a verb."""

@@ -1,0 +1,131 @@
+"""What every verb needs: the scan directory, its places, the services that were named."""
+
+from __future__ import annotations
+
+import os
+
+from ljsv import status
+from ljsv.cli.options import Options, usage
+from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_SUPERVISED, Fault
+from ljsv.paths import Places, find_svdir, is_service_name
+
+
+class Context:
+    """One invocation. `shown` is the scan directory as a person would write it."""
+
+    def __init__(self, svdir: str, options: Options) -> None:
+        self.options = options
+        uid = os.geteuid()
+        environ = dict(os.environ)
+        operands = options.operands
+        if operands and "/" in operands[0].rstrip("/") and not svdir:
+            svdir = os.path.dirname(os.path.abspath(operands[0]))
+        options.operands = [name.rstrip("/").rpartition("/")[2] if "/" in name else name for name in operands]
+        self.shown, source = find_svdir(svdir, environ, uid)
+        if source == "./sv":
+            self.shown = "./sv"
+        self.places = Places(self.shown, environ, uid)
+
+    @property
+    def svdir(self) -> str:
+        return self.places.svdir
+
+    def wait_s(self) -> float:
+        """-w, $SVWAIT, or 7 s."""
+        if not self.options.has("-w") and os.environ.get("SVWAIT", "").isdigit():
+            return float(os.environ["SVWAIT"])
+        return self.options.number("-w", 7.0)
+
+    def all_names(self) -> list[str]:
+        """Every service directory here, sorted; symlinks to directories count."""
+        with os.scandir(self.svdir) as listing:
+            return sorted(item.name for item in listing if is_service_name(item.name) and item.is_dir())
+
+    def names(self) -> list[str]:
+        """The services that were named, or all with --all. Fault for one that is not there."""
+        operands = self.options.operands
+        if self.options.has("--all"):
+            if operands:
+                raise usage("either names or --all, not both")
+            return self.all_names()
+        if not operands:
+            raise usage("which service? name it, or say --all", hint=f"ljsv status  # shows what is in {self.shown}")
+        for name in operands:
+            self.require(name)
+        return list(dict.fromkeys(operands))
+
+    def require(self, name: str) -> None:
+        """Fault (4) with a guess where there is no such service."""
+        if is_service_name(name) and os.path.isdir(f"{self.svdir}/{name}"):
+            return
+        if os.path.isdir(self.supervise_of(name)):
+            return
+        if os.path.isdir(f"{self.svdir}/{name}"):
+            cause = "a service's name has at most 64 printable bytes, no space, and no dot at its beginning"
+            raise Fault("not a service's name", f"{self.shown}/{name}", cause, hint=f"rename it: mv {self.shown}/... {self.shown}/web", exit_code=EXIT_NO_SERVICE)
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, self.all_names(), 1)
+        hint = f"did you mean {close[0]}?" if close else f"ls {self.shown}"
+        raise Fault("no such service", f"{self.shown}/{name}", "", service=name, hint=hint, exit_code=EXIT_NO_SERVICE)
+
+    def supervise_of(self, name: str) -> str:
+        return f"{self.svdir}/{name}/supervise"
+
+    def detail(self, name: str) -> dict[str, str]:
+        """The service's `detail`; nothing where it is another's: a copied directory brings a foreign `supervise` along."""
+        detail = status.read_detail(self.supervise_of(name))
+        try:
+            entry = os.stat(f"{self.svdir}/{name}")
+        except OSError:
+            return {}
+        return detail if detail.get("identity", "").startswith(f"{entry.st_dev}:{entry.st_ino}:") else {}
+
+    def is_supervised(self, name: str) -> bool:
+        """Whether a supervisor of this very directory lives."""
+        return status.is_supervised(self.supervise_of(name)) and bool(self.detail(name))
+
+    def send(self, name: str, text: str) -> None:
+        """Bytes into a service's control FIFO. Fault (102) where nobody reads it."""
+        path = f"{self.supervise_of(name)}/control"
+        if not (self.is_supervised(name) and write_fifo(path, text.encode())):
+            problem = self.problems().get(name, "")
+            cause = problem or ("its scanner runs" if self.has_scanner() else "no scanner runs")
+            raise Fault(
+                "nobody supervises it", f"{self.shown}/{name}", cause, service=name, hint=f"ljsv up {name}",
+                exit_code=EXIT_NOT_SUPERVISED,
+            )
+
+    def has_scanner(self) -> bool:
+        return write_fifo(f"{self.places.scanner}/control", b"")
+
+    def tell_scanner(self, text: str) -> bool:
+        return write_fifo(f"{self.places.scanner}/control", text.encode())
+
+    def problems(self) -> dict[str, str]:
+        """Why nobody supervises what is there, as the scanner says."""
+        if not self.has_scanner():
+            return {}
+        try:
+            with open(f"{self.places.scanner}/problems") as file:
+                return status.parse_detail(file.read(1 << 20))
+        except OSError:
+            return {}
+
+
+def write_fifo(path: str, data: bytes) -> bool:
+    """Whether somebody reads that FIFO, after writing `data` into it. PermissionError is a Fault."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise Fault.from_os("cannot open", error, path, hint=f"it belongs to another user: ls -ld {path}") from None
+    except OSError:
+        return False
+    try:
+        if data:
+            os.write(fd, data)
+    except BlockingIOError:
+        raise Fault("cannot write", path, "the FIFO is full: its reader hangs", hint="ljsv events") from None
+    finally:
+        os.close(fd)
+    return True

@@ -1,0 +1,43 @@
+"""`ljsv new`: a service directory, made whole under a hidden name and renamed in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from ljsv.cli.context import Context
+from ljsv.cli.options import Options, usage
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.paths import is_service_name
+
+OPTIONS = {"--run": "COMMAND", "--down": ""}
+
+
+def run(_verb: str, options: Options) -> int:
+    names = list(options.operands)
+    if len(names) != 1 or not is_service_name(names[0]):
+        raise usage("one name, please: letters, digits, dots and hyphens, no leading dot", hint="ljsv new web --run 'exec /usr/bin/python3 -m http.server'")
+    context = Context(options.get("--svdir"), options)
+    name = names[0]
+    path, staged = f"{context.svdir}/{name}", f"{context.svdir}/.new-{name}.{os.getpid()}"
+    if os.path.lexists(path):
+        raise Fault("it is there already", path, service=name, hint=f"ljsv status {name}", exit_code=EXIT_NOT_REACHED)
+    try:
+        os.mkdir(staged, 0o755)
+        _write(f"{staged}/run", f"#!/bin/sh\n{options.get('--run') or 'exec sleep 1000000'}\n", 0o755)
+        _write(f"{staged}/rootfs", 'base = "host"\n', 0o644)
+        if options.has("--down"):
+            _write(f"{staged}/down", "", 0o644)
+        os.rename(staged, path)
+    except OSError as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise Fault.from_os("cannot make the service directory", error, path, hint=f"ls -ld {context.svdir}") from None
+    print(f"ok: {path}: run, rootfs")
+    return EXIT_OK
+
+
+def _write(path: str, text: str, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "w") as file:
+        os.fchmod(fd, mode)
+        file.write(text)

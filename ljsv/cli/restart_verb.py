@@ -1,0 +1,13 @@
+"""`ljsv restart`: stop, and start with the files as they are now."""
+
+from __future__ import annotations
+
+from ljsv.cli import steer
+from ljsv.cli.context import Context
+from ljsv.cli.options import Options
+
+OPTIONS = steer.OPTIONS
+
+
+def run(_verb: str, options: Options) -> int:
+    return steer.restart(Context(options.get("--svdir"), options))

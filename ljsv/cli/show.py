@@ -1,0 +1,62 @@
+"""How a service's state is told in one line, by every verb alike. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from ljsv.errors import Fault
+
+
+def boot_now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def age(seconds: float) -> str:
+    """`9s`, `4m12s`, `3h12m`, `2d4h`."""
+    total = max(int(seconds), 0)
+    if total < 60:
+        return f"{total}s"
+    if total < 3600:
+        return f"{total // 60}m{total % 60}s"
+    if total < 86400:
+        return f"{total // 3600}h{total % 3600 // 60}m"
+    return f"{total // 86400}d{total % 86400 // 3600}h"
+
+
+def age_of(detail: dict[str, str]) -> float:
+    return boot_now() - float(detail.get("since", "0") or 0)
+
+
+def next_try(detail: dict[str, str]) -> str:
+    if detail.get("state") != "backoff" or "deadline" not in detail:
+        return ""
+    left = float(detail["deadline"]) - boot_now()
+    return f"next try in {left:.1f}s" if 0 < left < 10 else f"next try in {age(left)}"
+
+
+def one_line(name: str, detail: dict[str, str]) -> str:
+    """`web: ready (pid N) Ns`, and what has to be known with it."""
+    state = detail.get("state", "down")
+    pid = f" (pid {detail['pid']})" if "pid" in detail else ""
+    parts = [f"{name}: {state}{pid}" + (f" {age(age_of(detail))}" if "since" in detail else "")]
+    if state in {"backoff", "failed"} or (state == "down" and detail.get("result") == "failed"):
+        parts.append(detail.get("fault") or f"last run: {detail.get('end_text', 'never')}")
+    if state == "backoff":
+        parts.append(next_try(detail))
+    if state == "down" and detail.get("result") == "done":
+        parts.append("done")
+    if detail.get("normally") == "down" and state != "down":
+        parts.append("normally down")
+    if detail.get("normally") == "up" and state == "down":
+        parts.append("normally up")
+    if "paused" in detail:
+        parts.append("paused")
+    return ", ".join(part for part in parts if part)
+
+
+def print_fault(fault: Fault, program: str = "ljsv") -> None:
+    """`ljsv: service: action: object: cause`, then the hint. On standard error."""
+    print(f"{program}: {fault}", file=sys.stderr)
+    if fault.hint:
+        print(f"hint: {fault.hint}", file=sys.stderr)
