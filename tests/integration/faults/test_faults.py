@@ -1,0 +1,194 @@
+"""Broken service directories of every kind: a clear error with a hint, state failed, and nothing else is harmed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Tree, is_alive, wait_for
+
+# (files, what the fault says, what the hint says)
+BROKEN = {
+    "no run": ({"run": None}, "there is no run script", "chmod +x"),
+    "no rootfs": ({"rootfs": None}, "there is no rootfs", 'base = "host"'),
+    "run not executable": ({"run_mode": 0o644}, "run is not executable", "chmod +x"),
+    "run is a directory": ({"run": "DIRECTORY"}, "run is not a file", "ls -l"),
+    "rootfs leads nowhere": ({"rootfs": "LINK"}, "rootfs leads nowhere", "ls -l"),
+    "rootfs is a FIFO": ({"rootfs": "FIFO"}, "rootfs is of no known kind", "ls -l"),
+    "unknown key": ({"rootfs": 'base = "host"\nwritabel = "no"'}, "unknown key writabel", "rootfs"),
+    "bad value": ({"rootfs": 'base = "host"\nwritable = "yes"'}, 'allowed: "no", "tmpfs"', "rootfs"),
+    "no unit": ({"limits": "memory = 512\n"}, "memory: found 512", "limits"),
+    "a path with NUL": ({"rootfs": 'base = "/a\\u0000b"'}, "base: found", "rootfs"),
+    "deep TOML": ({"rootfs": "base = " + "[" * 100_000}, "not valid TOML", "rootfs"),
+    "not TOML": ({"policy": "restart = [\n"}, "not valid TOML", "policy"),
+    "base missing": ({"rootfs": 'base = "/no/such"'}, "base does not exist", "base"),
+    "no base": ({"rootfs": 'hostname = "x"'}, "missing key base", "base"),
+    "unsupported writable": ({"rootfs": 'base = "host"\nwritable = "overlay"'}, "not possible in this version", "bind"),
+    "unknown user": ({"rootfs": 'base = "host"\nuser = "nosuchuser"'}, "the jail has no user nosuchuser", "number"),
+    "bind source missing": ({"rootfs": 'base = "host"\n[[bind]]\nfrom = "/no/such"\nto = "/x"'}, "cannot bind: /no/such", "bind"),
+    "interpreter missing": ({"run": "#!/no/such/shell\n"}, "the jail has no /no/such/shell", "first line"),
+    "not a program": ({"run": "no interpreter line\n"}, "Exec format error", "#!/bin/sh"),
+}
+
+
+def break_it(path: Path, change: dict[str, object]) -> None:
+    for name, value in change.items():
+        if name == "run_mode":
+            (path / "run").chmod(int(str(value)))
+            continue
+        target = path / name
+        target.unlink(missing_ok=True)
+        if value == "DIRECTORY":
+            target.mkdir()
+        elif value == "LINK":
+            target.symlink_to("/no/such/place")
+        elif value == "FIFO":
+            os.mkfifo(target)
+        elif value is not None:
+            target.write_text(str(value))
+            target.chmod(0o755)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_directory_fails_with_cause_and_hint(scanning: Tree, kind: str) -> None:
+    """State failed, no retries; `ljsv up` says the same; mended, it starts by itself."""
+    change, fault, hint = BROKEN[kind]
+    path = scanning.write("a")
+    break_it(path, change)
+    scanning.own(path)
+    path = path.rename(scanning.sv / "a")
+    detail = scanning.wait_state("a", "failed")
+    assert fault in detail["fault"], detail["fault"]
+    assert hint in detail["hint"], detail["hint"]
+    assert fault in scanning.ljsv("status").stdout
+    done = scanning.ljsv("up", "a", code=1)
+    assert fault in done.stdout + done.stderr
+    assert "hint: " in done.stderr
+    assert scanning.detail("a")["restarts"] == "0"
+    for name in ("run", "rootfs", "limits", "policy"):
+        target = path / name
+        if target.is_dir() and not target.is_symlink():
+            target.rmdir()
+        elif name in {"limits", "policy"} or target.is_symlink() or target.is_fifo():
+            target.unlink(missing_ok=True)
+    (path / "run").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (path / "run").chmod(0o755)
+    (path / "rootfs").write_text('base = "host"\n')
+    scanning.own(path)
+    scanning.wait_state("a", "ready")
+
+
+def test_bad_edit_never_harms_a_running_service(scanning: Tree) -> None:
+    """It is shown beside the state; a crash restarts with the last good values; restart refuses; mended, it is gone."""
+    path = scanning.add("a", policy='[restart]\nstable_after = "0s"\n')
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    (path / "limits").write_text("memory = lots\n")
+    wait_for(lambda: "fault" in scanning.detail("a"), "the fault to be shown")
+    assert is_alive(pid)
+    assert "bad edit" in scanning.ljsv("status").stdout
+    assert "not valid TOML" in scanning.ljsv("restart", "a", code=1).stderr
+    assert is_alive(pid)
+    os.kill(pid, 9)
+    wait_for(lambda: scanning.state("a") == "ready" and scanning.pid("a") not in {0, pid}, "a restart with the last good values")
+    (path / "limits").write_text("nofile = 100\n")
+    wait_for(lambda: "fault" not in scanning.detail("a"), "the fault to go")
+    assert scanning.detail("a")["changed"] == "limits"
+    scanning.ljsv("restart", "a")
+    assert "changed" not in scanning.detail("a")
+
+
+def test_bad_edit_by_rename_is_seen_too(scanning: Tree) -> None:
+    """Editors write a new file and rename it."""
+    path = scanning.add("a")
+    scanning.wait_state("a", "ready")
+    (path / ".policy.swp").write_text("x = 1\n")
+    (path / ".policy.swp").rename(path / "policy")
+    wait_for(lambda: "unknown key x" in scanning.detail("a").get("fault", ""), "the fault")
+
+
+def test_lint_and_explain_change_nothing(tree: Tree) -> None:
+    """Both work with nothing running; lint says each fault once and exits 1."""
+    tree.add("good", rootfs='base = "host"\nnetwork = "none"\n[[tmpfs]]\nat = "/var/cache"\nsize = "1M"')
+    tree.add("bad", policy="x = 1\n")
+    done = tree.ljsv("lint", code=1)
+    assert "ok    good" in done.stdout
+    assert "FAIL  bad: " in done.stdout and "unknown key x" in done.stdout
+    text = tree.ljsv("explain", "good").stdout
+    for word in ("clone3", "pivot_root", "lo", "/var/cache", "no_new_privs", "exec ./run"):
+        assert word in text
+    assert not tree.supervise("good").exists()
+
+
+def test_run_that_the_ids_of_the_jail_may_not_execute(scanning: Tree) -> None:
+    """As root the jail's ids are others: a run of mode 0700 is refused with the reason."""
+    if scanning.uid:
+        pytest.skip("unprivileged, the jail's id is the owner's: needs root")
+    path = scanning.write("a")
+    (path / "run").chmod(0o700)
+    path.rename(scanning.sv / "a")
+    detail = scanning.wait_state("a", "failed")
+    assert detail["fault"].endswith("/a/run: Permission denied")
+    assert "chmod a+rx" in detail["hint"]
+
+
+def test_full_disk_under_the_supervise_directory(plain_tree: Tree) -> None:
+    """A scan directory on a full file system: a clear error, nothing runs half; with room again, it starts."""
+    if os.geteuid():
+        pytest.skip("mounting a small tmpfs needs root")
+    script = plain_tree.root / "story"
+    root = plain_tree.root / "small"
+    root.mkdir()
+    script.write_text(FULL_DISK.format(root=root, programs=plain_tree.programs))
+    done = subprocess.run(["unshare", "-m", "sh", "-eu", str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No space left on device" in done.stdout
+    assert "ok: a: ready" in done.stdout
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=256k,mode=755 small {root}
+cd {root}
+mkdir sv sv/a home
+printf '#!/bin/sh\\nexec sleep 1000\\n' > sv/a/run; chmod +x sv/a/run
+echo 'base = "host"' > sv/a/rootfs
+chown -R 61234:61234 {root}
+dd if=/dev/zero of=filler bs=4096 2>/dev/null || true
+as_user() {{ env -i PATH={programs}:/usr/bin:/bin HOME={root}/home SVDIR={root}/sv setpriv --reuid 61234 --regid 61234 --clear-groups "$@"; }}
+as_user ljsv up a 2>&1 && exit 1
+rm filler
+as_user ljsv up a -w 70 2>&1
+as_user ljsv exit --all 2>&1
+"""
+
+
+def test_root_refuses_directories_that_others_may_write(tree: Tree) -> None:
+    """Root runs nothing that somebody else could have put there."""
+    if tree.uid:
+        pytest.skip("about root's trust")
+    path = tree.add("a")
+    path.chmod(0o777)
+    tree.ljsv("scan", "--daemon")
+    wait_for(lambda: "root will not run it" in tree.ljsv("status").stdout, "the refusal")
+    assert not tree.pid("a")
+    path.chmod(0o755)
+    wait_for(lambda: tree.state("a") == "ready" or tree.ljsv("hup", "a", code=None) is None, "it to run")
+    tree.sv.chmod(0o777)
+    assert "others may write it" in tree.ljsv("status", code=None).stderr
+    tree.sv.chmod(0o755)
+
+
+def test_dot_sv_of_a_stranger_is_not_used(tree: Tree) -> None:
+    """`./sv` counts only where nobody else may write it or its parent."""
+    place = tree.root / "place"
+    (place / "sv").mkdir(parents=True)
+    os.chown(place / "sv", tree.uid, tree.uid)
+    place.chmod(0o777)
+    done = tree.run("ljsv", "status", cwd=place, env={"SVDIR": ""})
+    assert done.returncode != 0
+    assert "./sv" in done.stderr and "may write" in done.stderr
+    place.chmod(0o755)
+    done = tree.run("ljsv", "status", cwd=place, env={"SVDIR": ""})
+    assert "0 services in ./sv" in done.stdout

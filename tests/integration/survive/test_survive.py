@@ -1,0 +1,310 @@
+"""Any process of ours may be killed: no service stops, none runs twice, none is orphaned."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.conftest import Tree, is_alive, wait_for
+
+
+def copies(tree: Tree, name: str) -> int:
+    """How many copies of the service run now: processes with its mark whose parent has it not."""
+    mark = f"COPY_OF={tree.root}/{name}".encode()
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and is_alive(int(entry.name)):
+            try:
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    return sum(parent not in parents for parent in parents.values())
+
+
+def running_copies(tree: Tree, name: str) -> int:
+    """The same, once there is one: a program that has just been executed has no environment for a moment."""
+    return int(wait_for(lambda: copies(tree, name), f"a copy of {name}"))
+
+
+def write_control(tree: Tree, name: str, text: str) -> None:
+    """Bytes into the control FIFO, if somebody reads it."""
+    try:
+        fd = os.open(tree.supervise(name) / "control", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return
+    os.write(fd, text.encode())
+    os.close(fd)
+
+
+def add(tree: Tree, name: str, run: str = "exec sleep 1000", **files: str) -> None:
+    tree.add(name, run, env__COPY_OF=f"{tree.root}/{name}\n", **files)
+
+
+def scanner_pid(tree: Tree) -> int:
+    base = tree.env.get("XDG_RUNTIME_DIR", "/run") if tree.uid else "/run"
+    try:
+        return int(Path(f"{base}/ljsv/sv-{tree.scan_hash()}/.scanner/pid").read_text().split()[0])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def test_killed_service_is_replaced(scanning: Tree) -> None:
+    """`kill -9` of the service: another one, once."""
+    add(scanning, "a", policy='[restart]\nstable_after = "0s"\n')
+    first = int(scanning.wait_state("a", "ready")["pid"])
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: scanning.pid("a") not in {0, first} and scanning.state("a") == "ready", "a replacement")
+    assert scanning.detail("a")["end_text"] == "SIGKILL"
+    assert running_copies(scanning, "a") == 1
+
+
+def test_killed_supervisor_costs_nothing(scanning: Tree) -> None:
+    """`kill -9` of the supervisor: the service goes on, and the next supervisor has it."""
+    add(scanning, "a", "trap 'echo hup' HUP\necho begun\nwhile :; do sleep 0.02; done")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    wait_for(lambda: "begun" in scanning.log("a"), "its first line")
+    for _ in range(3):
+        supervisor = scanning.supervisor_pid("a")
+        os.kill(supervisor, signal.SIGKILL)
+        wait_for(lambda old=supervisor: scanning.supervisor_pid("a") not in {0, old}, "the next supervisor")
+        assert scanning.pid("a") == pid and is_alive(pid)
+        assert running_copies(scanning, "a") == 1
+    scanning.ljsv("hup", "a")
+    wait_for(lambda: "hup" in scanning.log("a"), "the signal to arrive through the new supervisor")
+    scanning.ljsv("down", "a")
+    assert not is_alive(pid)
+
+
+def test_service_that_ends_while_nobody_supervises_is_accounted_for(tree: Tree) -> None:
+    """Supervisor and scanner killed, then the service ends: the next supervisor knows how."""
+    scanner = start_scanner(tree)
+    add(tree, "a", "trap 'exit 7' TERM\necho begun\nwhile :; do sleep 0.02; done")
+    pid = int(tree.wait_state("a", "ready")["pid"])
+    wait_for(lambda: "begun" in tree.log("a"), "its trap")
+    os.kill(scanner_pid(tree), signal.SIGKILL)
+    os.kill(tree.supervisor_pid("a"), signal.SIGKILL)
+    scanner.wait(10)
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not is_alive(pid), "the service to end")
+    tree.ljsv("up", "a")
+    assert tree.detail("a")["end_text"] == "exit 7"
+    assert running_copies(tree, "a") == 1
+
+
+def start_scanner(tree: Tree) -> subprocess.Popen[str]:
+    """A scanner in the foreground, as a child that can be waited for."""
+    scanner = tree.start("ljsv", "scan")
+    wait_for(lambda: scanner_pid(tree), "the scanner")
+    return scanner
+
+
+def test_killed_scanner_leaves_everything_running_and_the_next_one_adopts(tree: Tree) -> None:
+    """`kill -9` of the scanner: services and supervisors go on; `ljsv up` brings a scanner, nothing is started twice."""
+    tree.ljsv("scan", "--daemon")
+    for name in ("a", "b"):
+        add(tree, name)
+    pids = {name: int(tree.wait_state(name, "ready")["pid"]) for name in ("a", "b")}
+    supervisors = {name: tree.supervisor_pid(name) for name in pids}
+    old = scanner_pid(tree)
+    os.kill(old, signal.SIGKILL)
+    wait_for(lambda: not is_alive(old), "the scanner to end")
+    done = tree.ljsv("up", "a", "b")
+    assert "started a scanner" in done.stderr
+    assert {name: tree.pid(name) for name in pids} == pids
+    assert {name: tree.supervisor_pid(name) for name in pids} == supervisors
+    tree.add("c")
+    tree.wait_state("c", "ready")
+    os.kill(supervisors["a"], signal.SIGKILL)
+    wait_for(lambda: tree.supervisor_pid("a") not in {0, supervisors["a"]}, "the new scanner to replace an adopted supervisor")
+    assert tree.pid("a") == pids["a"]
+
+
+def test_everything_killed_at_once(tree: Tree) -> None:
+    """Scanner, supervisors and journal killed together: the jails live on, and are found again."""
+    tree.ljsv("scan", "--daemon")
+    for name in ("a", "b", "c"):
+        add(tree, name)
+    pids = {name: int(tree.wait_state(name, "ready")["pid"]) for name in ("a", "b", "c")}
+    ours = [scanner_pid(tree), *(tree.supervisor_pid(name) for name in pids)]
+    for pid in ours:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(is_alive(pid) for pid in ours), "them to end")
+    assert "unsupervised" in tree.ljsv("status").stdout
+    tree.ljsv("up", "a", "b", "c")
+    assert {name: tree.pid(name) for name in pids} == pids
+    assert all(running_copies(tree, name) == 1 for name in pids)
+
+
+def test_supervisor_killed_at_random_moments_never_doubles(scanning: Tree) -> None:
+    """During starts, stops and restarts, over and over: at most one copy, and in the end exactly one."""
+    add(scanning, "a", policy='[restart]\nstable_after = "0s"\ndelay = "20ms"\n')
+    scanning.wait_state("a", "ready")
+    for turn in range(25):
+        write_control(scanning, "a", ("t", "k", "du")[turn % 3])
+        for _ in range(turn % 7):
+            assert copies(scanning, "a") <= 1
+        supervisor = scanning.supervisor_pid("a")
+        if supervisor:
+            try:
+                os.kill(supervisor, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        assert copies(scanning, "a") <= 1
+    wait_for(lambda: scanning.state("a") == "ready" and is_alive(scanning.pid("a")), "it to run again", 90)
+    assert running_copies(scanning, "a") == 1
+
+
+def test_killed_journal_is_replaced(scanning: Tree) -> None:
+    """Events go on."""
+    scanning.add("a")
+    scanning.wait_state("a", "ready")
+    journal = next(pid for pid, text in scanning.processes().items() if "ljsv.supervise.journal" in text)
+    os.kill(journal, signal.SIGKILL)
+    scanning.add("b")
+    scanning.wait_state("b", "ready")
+    wait_for(lambda: '"service": "b", "event": "ready"' in scanning.events(), "the event of b")
+
+
+def test_want_down_survives_the_supervisor(scanning: Tree) -> None:
+    """A service that was told to be down stays down."""
+    scanning.add("a")
+    scanning.wait_state("a", "ready")
+    scanning.ljsv("down", "a")
+    supervisor = scanning.supervisor_pid("a")
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: scanning.supervisor_pid("a") not in {0, supervisor}, "the next supervisor")
+    assert scanning.state("a") == "down"
+
+
+def test_runtime_directory_deleted_under_a_living_tree(scanning: Tree) -> None:
+    """As logind does it: everything in it is made again, and the service goes on."""
+    scanning.add("a", "trap 'echo hup' HUP\necho begun\nwhile :; do sleep 0.02; done")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    wait_for(lambda: "begun" in scanning.log("a"), "its first line")
+    shutil.rmtree(Path(os.path.realpath(scanning.supervise("a"))).parent, ignore_errors=True)
+    wait_for(lambda: scanning.state("a") == "ready", "the supervise directory")
+    assert scanning.pid("a") == pid
+    scanning.ljsv("hup", "a")
+    wait_for(lambda: "hup" in scanning.log("a"), "the log to go on")
+    scanning.ljsv("restart", "a")
+    assert not is_alive(pid)
+    scanning.ljsv("hup", "a")
+    wait_for(lambda: scanning.log("a").count("hup") == 2, "the log of the next run")
+
+
+def test_nothing_outlives_its_jail(scanning: Tree) -> None:
+    """Double-forked children and daemons with sessions of their own end with the service."""
+    scanning.add("a", "setsid sleep 1000.75 &\n(setsid sleep 1000.75 & ) &\nsleep 0.2\necho spawned\nexec sleep 1000")
+    wait_for(lambda: "spawned" in scanning.log("a"), "its children")
+    count = "pgrep -fc 'sleep 1000.75'"
+    assert int(subprocess.run(count, shell=True, capture_output=True, text=True, check=False).stdout) >= 2
+    scanning.ljsv("down", "a")
+    left = subprocess.run("pgrep -f '^sleep 1000.75'", shell=True, capture_output=True, text=True, check=False).stdout
+    assert not left
+
+
+def test_two_hundred_services(scanning: Tree) -> None:
+    """All run, status shows them, and all end."""
+    names = [f"s{number:03}" for number in range(200)]
+    for name in names:
+        scanning.add(name)
+    wait_for(lambda: all(scanning.state(name) == "ready" for name in names), "200 services", 120)
+    assert "200 ready" in scanning.ljsv("status").stdout
+    os.kill(scanning.pid("s100"), signal.SIGKILL)
+    scanning.ljsv("exit", "--all", "-w", "60")
+    assert not scanning.processes()
+
+
+def kill_supervisor(tree: Tree, name: str) -> None:
+    supervisor = tree.supervisor_pid(name)
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: tree.supervisor_pid(name) not in {0, supervisor}, "the next supervisor")
+
+
+def test_backoff_goes_on_after_the_supervisor_was_killed(scanning: Tree) -> None:
+    """The next try comes at its time."""
+    add(scanning, "a", "echo ran; exit 1")
+    scanning.wait_state("a", "backoff")
+    ran = scanning.log("a").count("ran")
+    kill_supervisor(scanning, "a")
+    wait_for(lambda: scanning.log("a").count("ran") > ran, "the next try", 10)
+
+
+def test_stop_timeout_goes_on_after_the_supervisor_was_killed(scanning: Tree) -> None:
+    """A service that ignores TERM is killed all the same."""
+    add(scanning, "a", "trap '' TERM\necho deaf\nwhile :; do sleep 0.02; done", policy='[stop]\ntimeout = "1s"\n')
+    wait_for(lambda: "deaf" in scanning.log("a"), "its trap")
+    pid = scanning.pid("a")
+    write_control(scanning, "a", "d")
+    scanning.wait_state("a", "stopping")
+    kill_supervisor(scanning, "a")
+    wait_for(lambda: not is_alive(pid), "it to be killed", 10)
+    scanning.wait_state("a", "down")
+
+
+def test_finish_timeout_goes_on_after_the_supervisor_was_killed(scanning: Tree) -> None:
+    """A finish script that hangs is killed, and the service starts again."""
+    add(scanning, "a", "sleep 0.2", finish="#!/bin/sh\nsleep 1000\n", policy='[scripts]\nfinish = "1s"\n')
+    scanning.wait_state("a", "finishing")
+    kill_supervisor(scanning, "a")
+    scanning.wait_state("a", "backoff", "ready")
+
+
+def test_given_up_stays_given_up(scanning: Tree) -> None:
+    """`failed` by give_up_after is not undone by a killed supervisor."""
+    add(scanning, "a", "echo ran; exit 1", policy="[restart]\ngive_up_after = 1\n")
+    scanning.wait_state("a", "failed")
+    kill_supervisor(scanning, "a")
+    assert scanning.state("a") == "failed"
+    assert scanning.log("a").count("ran") == 1
+
+
+def test_supervisor_killed_before_its_first_word_is_replaced(scanning: Tree) -> None:
+    """Killed in its first milliseconds, another takes over."""
+    scanner = scanner_pid(scanning)
+    for turn in range(6):
+        known = children(scanner)
+        add(scanning, f"a{turn}")
+        new = wait_for(lambda known=known: children(scanner) - known, "a new child")
+        for pid in new:
+            os.kill(pid, signal.SIGKILL)
+    for turn in range(6):
+        scanning.wait_state(f"a{turn}", "ready")
+        assert running_copies(scanning, f"a{turn}") == 1
+
+
+def children(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def test_exit_all_without_a_scanner_ends_orphaned_jails(tree: Tree) -> None:
+    """Scanner and supervisors killed: `exit --all` still ends everything."""
+    tree.ljsv("scan", "--daemon")
+    add(tree, "a")
+    pid = int(tree.wait_state("a", "ready")["pid"])
+    for victim in (scanner_pid(tree), tree.supervisor_pid("a")):
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda victim=victim: not is_alive(victim), "it to end")
+    tree.ljsv("exit", "--all")
+    assert not is_alive(pid)
+
+
+def test_directory_deleted_while_nobody_scans_is_swept(tree: Tree) -> None:
+    """The next scanner finds supervisor or jail by the runtime folder, and ends them; the folder goes too."""
+    tree.ljsv("scan", "--daemon")
+    for name in ("a", "b"):
+        add(tree, name)
+    pids = [int(tree.wait_state(name, "ready")["pid"]) for name in ("a", "b")]
+    folder = Path(os.path.realpath(tree.supervise("a")))
+    for victim in (scanner_pid(tree), tree.supervisor_pid("b")):
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda victim=victim: not is_alive(victim), "it to end")
+    for name in ("a", "b"):
+        shutil.rmtree(tree.sv / name)
+    tree.ljsv("scan", "--daemon")
+    wait_for(lambda: not any(is_alive(pid) for pid in pids), "the orphans to end")
+    wait_for(lambda: not folder.exists() and not folder.with_name("b").exists(), "their folders to go")
