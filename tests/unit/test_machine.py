@@ -189,6 +189,15 @@ def test_policy_when(when: str, code: int, state: str, result: str) -> None:
     assert m.state == status.BACKOFF or m.runit_want == "d", "or the real `sv up` would write nothing"
 
 
+def test_no_policy_makes_a_storm_of_starts() -> None:
+    """A run that ends at once is followed by a wait, also where every run counts as stable."""
+    rules = Rules(stable_after=0.0, first_delay=0.0)
+    m = run_once(step(Machine(), Event("u"), rules, 0.0)[0], rules, 0.0, 0.003, 1)
+    assert m.state == status.BACKOFF and m.deadline is not None and m.deadline >= 0.1
+    m = run_once(step(Machine(), Event("u"), rules, 0.0)[0], rules, 0.0, 1.0, 1)
+    assert m.state == status.STARTING
+
+
 def test_giving_up() -> None:
     """give_up_after runs in a row end in failed; up tries again."""
     rules = Rules(give_up_after=2)
