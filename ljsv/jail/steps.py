@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import stat
 import struct
 from dataclasses import dataclass
 from fcntl import ioctl
@@ -83,7 +84,7 @@ def open_target(root_fd: int, path: str, *, is_directory: bool, follow: bool, de
     """
     resolve = RESOLVE_IN_ROOT | (0 if follow else RESOLVE_NO_SYMLINKS)
     try:
-        return mount.openat2(root_fd, path, os.O_PATH, resolve)
+        return _of_kind(mount.openat2(root_fd, path, os.O_PATH, resolve), path, is_directory=is_directory)
     except FileNotFoundError:
         if depth > LINKS_MAX:
             raise
@@ -107,6 +108,15 @@ def open_target(root_fd: int, path: str, *, is_directory: bool, follow: bool, de
     finally:
         os.close(parent_fd)
     return mount.openat2(root_fd, path, os.O_PATH, resolve)
+
+
+def _of_kind(fd: int, path: str, *, is_directory: bool) -> int:
+    """The descriptor, if a mount of that kind can go there: the kernel would only say EINVAL."""
+    if stat.S_ISDIR(os.fstat(fd).st_mode) == is_directory:
+        return fd
+    os.close(fd)
+    number = errno.ENOTDIR if is_directory else errno.EISDIR
+    raise OSError(number, os.strerror(number), path)
 
 
 def _read_link(dir_fd: int, name: str) -> str:

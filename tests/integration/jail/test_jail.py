@@ -241,6 +241,17 @@ def test_hostile_symlinks_in_the_base_are_harmless(scanning: Tree, trick: str) -
     assert not list(victim.iterdir())
 
 
+def test_mount_point_of_the_wrong_kind_is_told(scanning: Tree) -> None:
+    """A file where /dev should be, a directory where a file is bound: named, and why."""
+    root = small_root(scanning, "dev")
+    (root / "dev").write_text("not a directory\n")
+    scanning.own(root)
+    scanning.add("a", "#!/bin/sh\nsleep 1000", f'base = "{root}"')
+    assert "/dev: Not a directory" in scanning.wait_state("a", "failed")["fault"]
+    scanning.add("b", "sleep 1000", f'base = "host"\n[[bind]]\nfrom = "{data(scanning)}/file"\nto = "/tmp"')
+    assert "/tmp: Is a directory" in scanning.wait_state("b", "failed")["fault"]
+
+
 def test_passwd_that_is_no_file_is_harmless(scanning: Tree) -> None:
     """A FIFO in its place is not waited for."""
     root = small_root(scanning)
