@@ -195,14 +195,14 @@ def open_fifo(path: str, flags: int, *, shrink: bool = True, mode: int = 0o600) 
     return fd
 
 
-def tell_subscribers(event_dir: str, byte: bytes) -> None:
-    """One byte to every FIFO in a fifodir (s6's ftrigw); one that nobody reads any more is removed."""
+def tell_subscribers(event_dir: str, byte: bytes, prefix: str = "") -> None:
+    """One byte to every FIFO of that prefix in a fifodir (s6's ftrigw); one that nobody reads any more is removed."""
     try:
         names = os.listdir(event_dir)
     except OSError:
         return
     for name in names[:SUBSCRIBERS_MAX]:
-        if name.startswith("."):
+        if name.startswith(".") or not name.startswith(prefix):
             continue
         path = f"{event_dir}/{name}"
         try:

@@ -23,6 +23,7 @@ from ljsv.jail.pid1 import count_pending
 from ljsv.supervise.directory import open_fifo
 from ljsv.supervise.logfile import LogFile
 
+LOG_FOLLOWER = "log."  # FIFOs of this prefix in event/ are told when something was written
 CHUNK = 65536
 _HEADER = "%20d %20d\n"
 _HEADER_SIZE = 64

@@ -29,7 +29,7 @@ from ljsv.supervise.announce import Announcer
 from ljsv.supervise.directory import SuperviseDirectory, format_identity, tell_subscribers
 from ljsv.supervise.events import Events
 from ljsv.supervise.fingerprint import Fingerprint, describe_change, take_fingerprint
-from ljsv.supervise.log import Log
+from ljsv.supervise.log import LOG_FOLLOWER, Log
 from ljsv.supervise.logfile import LogFile
 from ljsv.supervise.loop import Loop, now
 from ljsv.supervise.machine import Action, Event, Machine, Rules, Signal
@@ -520,14 +520,18 @@ class Supervisor:
 
     def _pump_log(self) -> None:
         """Take out what is there, a bounded amount a turn. On an error leave it, and try again later: nothing is lost."""
+        has_written = False
         try:
             for log in self.logs:
                 for _ in range(PUMPS_A_TURN):
                     if not log.pump():
                         break
+                    has_written = True
         except OSError as error:
             self._log_failed(error)
             return
+        if has_written:
+            tell_subscribers(f"{self.directory.path}/event", b"l", LOG_FOLLOWER)
         if self.log_fault:
             self.log_fault, self.is_dirty = "", True
             for log in self.logs:
