@@ -41,7 +41,6 @@ RUNTIME_NAMES = frozenset({"", SCANNER_DIR, "control", "events", "event", "pid"}
 Identity = tuple[int, int, int]
 SERVICES_MAX = 10_000
 NOFILE = 65536
-LOCK_WAIT_S = 1.0
 RESPAWN_FIRST_S = 1.0
 RESPAWN_MAX_S = 60.0
 LIVED_LONG_S = 10.0
