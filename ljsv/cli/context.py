@@ -9,6 +9,10 @@ from ljsv.cli.options import Options, usage
 from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_SUPERVISED, Fault
 from ljsv.paths import Places, find_svdir, is_service_name
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ljsv.service.read import Service
+
 
 class Context:
     """One invocation. `shown` is the scan directory as a person would write it."""
@@ -80,6 +84,20 @@ class Context:
         except OSError:
             return {}
         return detail if detail.get("identity", "").startswith(f"{entry.st_dev}:{entry.st_ino}:") else {}
+
+    def read_service(self, name: str) -> Service:
+        """The service directory, read as its supervisor would. Fault where it is unfit."""
+        from ljsv.service.read import read_service
+
+        path = os.path.realpath(f"{self.svdir}/{name}")
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Fault.from_os("cannot open the service directory", error, path, hint=f"ls -ld {path}") from None
+        try:
+            return read_service(path, fd, uid=os.geteuid())
+        finally:
+            os.close(fd)
 
     def is_supervised(self, name: str) -> bool:
         """Whether a supervisor of this very directory lives."""

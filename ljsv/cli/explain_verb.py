@@ -16,18 +16,12 @@ def run(_verb: str, options: Options) -> int:
     from ljsv.jail.ids import preview_ids
     from ljsv.jail.plan import explain
     from ljsv.jail.spec import spec_of
-    from ljsv.service.read import read_service
 
     context = Context(options.get("--svdir"), options)
     for name in context.names():
-        path = os.path.realpath(f"{context.svdir}/{name}")
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            spec = spec_of(read_service(path, fd, uid=os.geteuid()), name)
-        finally:
-            os.close(fd)
+        spec = spec_of(context.read_service(name), name)
         facts = gather_facts(spec, is_root=os.geteuid() == 0)
-        print(f"# {name}: the jail of {path}/run")
-        for number, line in enumerate(explain(spec, facts, preview_ids(path).describe()), 1):
+        print(f"# {name}: the jail of {spec.directory}/run")
+        for number, line in enumerate(explain(spec, facts, preview_ids(spec.directory).describe()), 1):
             print(f"{number:3}  {line}")
     return EXIT_OK

@@ -14,15 +14,12 @@ OPTIONS = {"--all": ""}
 def run(_verb: str, options: Options) -> int:
     from ljsv.jail.facts import gather_facts
     from ljsv.jail.spec import spec_of
-    from ljsv.service.read import read_service
 
     context = Context(options.get("--svdir"), options)
     faults = 0
     for name in context.names() if options.operands else context.all_names():
-        path = os.path.realpath(f"{context.svdir}/{name}")
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            service = read_service(path, fd, uid=os.geteuid())
+            service = context.read_service(name)
             gather_facts(spec_of(service, name), is_root=os.geteuid() == 0)
         except Fault as fault:
             faults += 1
@@ -32,6 +29,4 @@ def run(_verb: str, options: Options) -> int:
             print(f"ok    {name}")
             for note in service.notes:
                 print(f"note  {name}: {note}")
-        finally:
-            os.close(fd)
     return EXIT_NOT_REACHED if faults else EXIT_OK

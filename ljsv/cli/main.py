@@ -17,11 +17,11 @@ GLOBAL_OPTIONS = {"--svdir": "DIR", "-h": options.FLAG, "--help": options.FLAG, 
 
 # verb: (module, operands, what it does)
 VERBS = {
-    "up": ("up", "NAME...|--all", "start, and wait until it is ready; starts a scanner where none runs"),
-    "down": ("down", "NAME...|--all", "stop, and wait until it is down"),
-    "once": ("once", "NAME...|--all", "start, and do not restart when it ends"),
-    "restart": ("restart", "NAME...|--all", "stop and start with the files as they are now"),
-    "exit": ("exit", "NAME...|--all", "stop, and end the supervisor; with --all the scanner too"),
+    "up": ("steer", "NAME...|--all", "start, and wait until it is ready; starts a scanner where none runs"),
+    "down": ("steer", "NAME...|--all", "stop, and wait until it is down"),
+    "once": ("steer", "NAME...|--all", "start, and do not restart when it ends"),
+    "restart": ("steer", "NAME...|--all", "stop and start with the files as they are now"),
+    "exit": ("steer", "NAME...|--all", "stop, and end the supervisor; with --all the scanner too"),
     "status": ("status", "[NAME...] [--json]", "what runs; with one NAME all about it"),
     "wait": ("wait", "NAME... [--for up|down]", "wait until it is ready, or down"),
     "logs": ("logs", "NAME [-f] [-n LINES]", "what the service wrote"),

@@ -44,21 +44,12 @@ def is_down(detail: dict[str, str], _since: str) -> str:
 
 def check_files(context: Context, name: str) -> None:
     """Refuse to start what could not run: the fault that the supervisor would find, told at once."""
-    from ljsv.service.read import read_service
-
-    path = os.path.realpath(f"{context.svdir}/{name}")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Fault.from_os("cannot open the service directory", error, path) from None
-    try:
-        read_service(path, fd, uid=os.geteuid())
+        context.read_service(name)
     except Fault as fault:
         fault.service = name
         fault.exit_code = EXIT_NOT_REACHED
         raise
-    finally:
-        os.close(fd)
 
 
 def ensure_scanner(context: Context) -> None:

@@ -1,0 +1,20 @@
+"""The verbs that wait for what they asked: up, once, restart, down, exit."""
+
+from __future__ import annotations
+
+from ljsv.cli import steer
+from ljsv.cli.context import Context
+from ljsv.cli.options import Options
+
+OPTIONS = steer.OPTIONS
+ACTIONS = {
+    "up": lambda context: steer.start(context, "u"),
+    "once": lambda context: steer.start(context, "o"),
+    "restart": steer.restart,
+    "down": steer.stop,
+    "exit": steer.exit_,
+}
+
+
+def run(verb: str, options: Options) -> int:
+    return ACTIONS[verb](Context(options.get("--svdir"), options))
