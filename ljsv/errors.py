@@ -13,6 +13,9 @@ EXIT_NO_SERVICE = 4
 EXIT_USAGE = 100
 EXIT_NOT_SUPERVISED = 102
 EXIT_SYSTEM = 111
+EXIT_NOT_BUILT = 125  # ljexec
+EXIT_NOT_EXECUTABLE = 126
+EXIT_NOT_FOUND = 127
 EXIT_INTERRUPTED = 130
 
 
@@ -55,3 +58,8 @@ class Fault(Exception):
         if isinstance(name, bytes):
             name = name.decode(errors="replace")
         return cls(action, str(name), error.strerror or str(error), hint=hint)
+
+
+def quote(path: str) -> str:
+    """A path as a shell reads it back; shlex would do, but imports re."""
+    return path if path.replace("/", "").replace(".", "").replace("-", "").replace("_", "").isalnum() else "'" + path.replace("'", "'\\''") + "'"

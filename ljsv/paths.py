@@ -51,6 +51,9 @@ class Places:
     def log_of(self, name: str) -> str:
         return f"{self.logs}/{name}"
 
+    def state_of(self, name: str) -> str:
+        return f"{self.state}/{name}"
+
 
 def _home(environ: dict[str, str]) -> str:
     home = environ.get("HOME", "")

@@ -117,8 +117,10 @@ def write_by_rename(directory: str, name: str, data: bytes, mode: int = 0o644) -
     """Replace `directory/name` whole: readers see the old or the new, never half."""
     temporary = f"{directory}/{name}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    view = memoryview(data)
     try:
-        os.write(fd, data)
+        while view:  # a disk that is nearly full takes a part, and then says so
+            view = view[os.write(fd, view) :]
     finally:
         os.close(fd)
     os.rename(temporary, f"{directory}/{name}")

@@ -1,0 +1,42 @@
+"""Every error that ljsv can print, in one list: read it as a user would. And each says what to do next."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+# Errors whose reader has nothing to type: he has just said no, the doctor's check has a hint of its own, or `ljsv up` and
+# `ljsv why` add theirs. An input that is damaged, hostile or too large (ljsv/images, ljsv/cli/takeover) cannot be mended with a command either.
+WITHOUT_HINT = {
+    "left as it is", "hard limit {hard}", "XDG_RUNTIME_DIR is not set", "cannot run a script: {name}: the service does not run",
+    "cannot start: {self._directory()}/exit: {message}", "cannot list the image: {path}: its listing is larger than {LISTING_MAX} bytes",
+    "cannot start: {the file}: {what the system says}", "{what}: {path}: {os.fsdecode(said)}",
+}
+
+
+def blocks() -> list[list[str]]:
+    return [block.splitlines() for block in ("\n" + (CHECKOUT / "tests/unit/errors.txt").read_text()).split("\nljsv/")[1:]]
+
+
+def test_the_list_is_that_of_the_code() -> None:
+    """A new or changed error: read it in the list, then `tools/list-errors --write`, and commit."""
+    done = subprocess.run([sys.executable, CHECKOUT / "tools/list-errors", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\nread these as a user would, then: tools/list-errors --write"
+
+
+def test_each_error_has_a_hint() -> None:
+    """What to do next, best a command that can be pasted."""
+    bare = [block for block in blocks() if block[-1].strip() == "hint:" and block[1].strip() not in WITHOUT_HINT and not block[0].startswith(("images/", "cli/takeover/"))]
+    assert bare == [], "give it a hint, or say in WITHOUT_HINT why there is nothing to do"
+
+
+def test_errors_are_of_one_shape() -> None:
+    """No capital at the beginning, no full stop or exclamation mark at the end, no apology: `action: object: cause`."""
+    for block in blocks():
+        printed = block[1].strip()
+        assert printed and not printed[0].isspace(), block
+        assert printed[0] == "{" or not printed.split()[0].istitle() or printed.split()[0] == "Linux", block
+        assert printed.endswith("...") or not printed.endswith((".", "!")), block
+        assert not any(word in printed.lower().split() for word in ("sorry", "error:", "oops")), block
