@@ -43,9 +43,10 @@ def read_last_capability() -> int:
 
 def drop_bounding_set(keep: frozenset[int], last: int) -> None:
     """Take every capability but `keep` out of the bounding set, and clear the ambient set."""
+    drop = LIBC.prctl
     for number in range(last + 1):
         if number not in keep:
-            prctl(PR_CAPBSET_DROP, number)
+            check(drop(PR_CAPBSET_DROP, number, 0, 0, 0), "bounding set")
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
 
 
@@ -55,7 +56,7 @@ def capset(permitted: int, effective: int, inheritable: int = 0) -> None:
     low = [mask & 0xFFFF_FFFF for mask in (effective, permitted, inheritable)]
     high = [mask >> 32 for mask in (effective, permitted, inheritable)]
     data = struct.pack("6I", *low, *high)
-    check(LIBC.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), "capset")
+    check(LIBC.capset(header, data), "capset")
 
 
 def capget_permitted() -> int:

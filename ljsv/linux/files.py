@@ -6,11 +6,14 @@ import ctypes
 import os
 import struct
 
-from ljsv.linux.libc import SYS_STATX, syscall
+from ljsv.linux.libc import LIBC, SYS_STATX, check, define
 
 _AT_EMPTY_PATH = 0x1000
 _STATX_BTIME = 0x800
 _BTIME_OFFSET = 80
+
+
+_statx = define(SYS_STATX, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
 
 
 def read_birth_ns(fd: int) -> int:
@@ -19,7 +22,7 @@ def read_birth_ns(fd: int) -> int:
         return 0
     buffer = ctypes.create_string_buffer(256)
     try:
-        syscall(SYS_STATX, fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer)
+        _statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer)
     except OSError:
         return 0
     (mask,) = struct.unpack_from("I", buffer, 0)
@@ -33,3 +36,11 @@ def read_identity(fd: int) -> tuple[int, int, int]:
     """(device, inode, birth time in ns): an inode number alone is given to the next directory made."""
     stat = os.fstat(fd)
     return stat.st_dev, stat.st_ino, read_birth_ns(fd)
+
+
+FICLONE = 0x4004_9409  # ioctl_ficlone(2): the target's descriptor, the source's as argument; as on all that use asm-generic/ioctl.h
+
+
+def syncfs(fd: int, object_: str = "") -> None:
+    """Everything of the file system of `fd` is on the disk when this returns. syncfs(2)."""
+    check(LIBC.syncfs(fd), object_)

@@ -6,13 +6,12 @@ proc_pid_stat(5), pidfd_open(2).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
-from ctypes import c_int, c_uint64
+from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 
-from ljsv.linux.libc import LIBC, SYS_CLONE3, SYS_CLOSE_RANGE, SYS_KEYCTL, check, syscall
+from ljsv.linux.libc import LIBC, SYS_CLONE3, SYS_CLOSE_RANGE, SYS_KEYCTL, check, define
 
 CLONE_PIDFD = 0x1000
 CLONE_NEWNS = 0x20000
@@ -23,8 +22,8 @@ CLONE_NEWUSER = 0x1000_0000
 CLONE_NEWPID = 0x2000_0000
 CLONE_NEWNET = 0x4000_0000
 CLONE_CLEAR_SIGHAND = 0x1_0000_0000
+CLONE_INTO_CGROUP = 0x2_0000_0000
 
-CLOSE_RANGE_CLOEXEC = 4
 FD_MAX = 0xFFFF_FFFF
 SIGCHLD = 17
 KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -50,8 +49,17 @@ class _CloneArgs(ctypes.Structure):
     )
 
 
-def clone3(flags: int) -> tuple[int, int]:
+_clone3 = define(SYS_CLONE3, c_void_p, c_size_t)
+_close_range = define(SYS_CLOSE_RANGE, c_uint, c_uint, c_uint)
+_keyctl = define(SYS_KEYCTL, c_int, c_char_p)
+_prctl_text = LIBC["prctl"]  # a function of its own, with types of its own
+_prctl_text.argtypes = [c_int, c_char_p]
+
+
+def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     """(pid, pidfd) in the parent, (0, -1) in the child; pidfd is -1 without CLONE_PIDFD.
+
+    With `cgroup_fd` the child is born in that cgroup (version 2), which is the root of its cgroup namespace.
 
     No stack is given, so the child goes on with a copy of this one, as after
     fork. Python's own after-fork steps do not run: the caller has one thread.
@@ -60,8 +68,16 @@ def clone3(flags: int) -> tuple[int, int]:
     arguments = _CloneArgs(flags=flags, exit_signal=SIGCHLD)
     if flags & CLONE_PIDFD:
         arguments.pidfd = ctypes.addressof(pidfd)
-    pid = syscall(SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments), object_="clone3")
+    if cgroup_fd >= 0:
+        arguments.flags |= CLONE_INTO_CGROUP
+        arguments.cgroup = cgroup_fd
+    pid = _clone3(ctypes.byref(arguments), ctypes.sizeof(arguments), object_="clone3")
     return pid, pidfd.value if pid else -1
+
+
+def fork() -> int:
+    """fork(2), without what Python does after it: the caller has one thread."""
+    return check(LIBC.fork(), "fork")
 
 
 def wait_for(pid: int) -> int:
@@ -79,30 +95,36 @@ def wait_for(pid: int) -> int:
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> int:
-    return check(LIBC.prctl(option, arg2, arg3, 0, 0), f"prctl({option}, {arg2})")
+    result: int = LIBC.prctl(option, arg2, arg3, 0, 0)
+    return result if result >= 0 else check(result, f"prctl({option}, {arg2})")
 
 
 def prctl_name(name: str) -> None:
     """PR_SET_NAME: what `ps` calls this process; the kernel keeps 15 bytes."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    prctl(PR_SET_NAME, ctypes.addressof(buffer))
+    check(_prctl_text(PR_SET_NAME, name.encode()[:15]), name)
 
 
 def unshare(flags: int) -> None:
     check(LIBC.unshare(flags), "unshare")
 
 
+def setns(fd: int, flags: int) -> None:
+    """Join the namespaces of `flags` of the process whose pidfd `fd` is. setns(2)."""
+    check(LIBC.setns(fd, flags), "setns")
+
+
 def close_range(first: int, last: int, flags: int = 0) -> None:
-    syscall(SYS_CLOSE_RANGE, first, last, flags, object_="close_range")
+    _close_range(first, last, flags, object_="close_range")
 
 
 def close_all_except(*keep: int) -> None:
     """Close every descriptor of this process but those in `keep` (standard ones too)."""
     first = 0
-    for fd in sorted({fd for fd in keep if fd >= 0}):
+    for fd in sorted(keep):
         if fd > first:
             close_range(first, fd - 1)
-        first = fd + 1
+        if fd >= first:
+            first = fd + 1
     close_range(first, FD_MAX)
 
 
@@ -124,6 +146,24 @@ def read_start_time(pid: int) -> int:
     return int(text[text.rindex(b")") + 2 :].split()[19])
 
 
+def find_lock_holder(fd: int) -> int:
+    """The pid that has taken a flock(2) for writing on the file of that descriptor; 0 for none (proc_locks(5))."""
+    entry = os.fstat(fd)
+    device = f"{os.major(entry.st_dev):02x}:{os.minor(entry.st_dev):02x}:{entry.st_ino}"
+    with open("/proc/locks") as file:
+        for line in file:
+            words = line.split()
+            if words[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and words[5] == device:
+                return int(words[4])
+    return 0
+
+
+def read_inner_pid(pid: int) -> str:
+    """What a process is called in its own pid namespace (`NSpid` of proc_pid_status(5))."""
+    with open(f"/proc/{pid}/status", errors="replace") as file:  # its name may be any bytes
+        return next(line.split()[-1] for line in file if line.startswith("NSpid:"))
+
+
 def open_process(pid: int, start_time: int) -> int:
     """A pidfd of exactly that process, or -1 when it is gone."""
     try:
@@ -138,14 +178,16 @@ def open_process(pid: int, start_time: int) -> int:
 
 def join_session_keyring() -> None:
     """keyctl(KEYCTL_JOIN_SESSION_KEYRING): an empty one. A kernel without keyrings has nothing to leave."""
-    with contextlib.suppress(OSError):
-        syscall(SYS_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None)
+    try:
+        _keyctl(KEYCTL_JOIN_SESSION_KEYRING, None)
+    except OSError:
+        pass
 
 
 def sethostname(name: str) -> None:
     """sethostname(2); the socket module has it too, and costs 5 ms to import."""
     data = name.encode()
-    check(LIBC.sethostname(data, ctypes.c_size_t(len(data))), name)
+    check(LIBC.sethostname(data, len(data)), name)
 
 
 def socket(family: int, kind: int) -> int:
@@ -154,6 +196,42 @@ def socket(family: int, kind: int) -> int:
 
 
 def read_boot_id() -> str:
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
-    return "unknown"
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
+
+
+OOM_PROTECTED = -900
+_is_protected: list[bool] = []  # this process is, as are those that it forks
+
+
+def protect_from_oom() -> None:
+    """Have the kernel end others first when memory is short; only root may. proc_pid_oom_score_adj(5)."""
+    try:
+        _write_oom_score_adj(OOM_PROTECTED)
+    except OSError:
+        return  # a container's root may not
+    _is_protected.append(True)
+
+
+def inherit_protection() -> None:
+    """Of a process that was executed by one that is protected: know that it is as well."""
+    try:
+        with open("/proc/self/oom_score_adj") as file:
+            if int(file.read()) == OOM_PROTECTED:
+                _is_protected.append(True)
+    except OSError:
+        return
+
+
+def unprotect_from_oom() -> None:
+    """Undo that, in a child whose program shall be as any other."""
+    if _is_protected:
+        _write_oom_score_adj(0)
+
+
+def _write_oom_score_adj(value: int) -> None:
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(value))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ljsv import status
 from ljsv.cli import options, show
+from ljsv.cli.standard_files import open_standard_files
 from ljsv.errors import Fault
+from ljsv.linux import descriptors
 from ljsv.paths import Places, find_svdir, is_service_name, trust_fault
+from ljsv.supervise.directory import SuperviseDirectory
+from ljsv.supervise.loop import Loop
 from ljsv.supervise.settle import BELOW_QUIET_S, INCOMPLETE_QUIET_S, TOP_QUIET_S, Settling
 
 KNOWN = {"-n": "LINES", "-f": options.FLAG, "--svdir": "DIR", "--json": options.FLAG}
@@ -98,3 +104,94 @@ def test_scan_directory_is_found_in_order(tmp_path: Path, monkeypatch: pytest.Mo
 def test_ages(seconds: float, text: str) -> None:
     """Two units at most."""
     assert show.age(seconds) == text
+
+
+def test_event_of_a_closed_descriptor_is_not_given_to_the_next_one_of_its_number() -> None:
+    """Two are ready in one turn; the first one's callback closes the second, and watches a new one of that number."""
+    loop = Loop()
+    first_r, first_w = os.pipe()
+    second_r, second_w = os.pipe()
+    told: list[str] = []
+
+    def replace_second() -> None:
+        told.append("first")
+        os.read(first_r, 1)
+        loop.forget(second_r)
+        os.close(second_r)
+        idle_r, idle_w = os.pipe()
+        assert second_r in {idle_r, idle_w}
+        loop.watch(second_r, lambda: told.append("another"))
+        loop.set_timer("end", 0.0, loop.stop)
+
+    loop.watch(first_r, replace_second)
+    loop.watch(second_r, lambda: told.append("second"))
+    os.write(first_w, b"x")
+    os.write(second_w, b"x")
+    loop.run(lambda: None)
+    assert "another" not in told
+
+
+def test_what_was_sent_before_the_end_is_received(tmp_path: Path) -> None:
+    """Also when the other end closed without having read what was sent to it; then the end, with and without waiting."""
+    ours, theirs = descriptors.socketpair()
+    descriptors.send(ours, b"never read")
+    with open(tmp_path / "file", "w") as file:
+        descriptors.send(theirs, b"last words", file.fileno())
+    os.close(theirs)
+    message, fd = descriptors.receive(ours, wait=False)
+    assert message == b"last words"
+    assert os.readlink(f"/proc/self/fd/{fd}") == str(tmp_path / "file")
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+    assert descriptors.receive(ours, wait=False) == (b"", -1)
+    assert descriptors.is_closed(ours)
+    with pytest.raises(BrokenPipeError):
+        descriptors.send(ours, b"to nobody")
+    os.close(ours)
+
+
+def test_file_that_does_not_fit_is_not_put_in_place(tmp_path: Path) -> None:
+    """A write that takes only a part is no success: what was there stays whole."""
+    status.write_by_rename(str(tmp_path), "detail", b"whole")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            status.write_by_rename(str(tmp_path), "detail", b"x" * 8192)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "detail").read_bytes() == b"whole"
+
+
+def test_supervise_directory_is_made_again_when_only_a_part_was_made(tmp_path: Path) -> None:
+    """The lock that was taken is still ours, and no descriptor is closed before there is a new one."""
+    dir_fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    directory = SuperviseDirectory(str(tmp_path), dir_fd, None, "1:2:3")
+    directory.make()
+    control = tmp_path / "supervise" / "control"
+    control.unlink()
+    control.symlink_to("nowhere")
+    assert directory.is_lost()
+    with pytest.raises(Fault, match="cannot make the supervise directory"):
+        directory.make()
+    os.fstat(directory.control_fd)
+    control.unlink()
+    directory.make()
+    assert control.is_fifo()
+    assert not directory.is_lost()
+    another = SuperviseDirectory(str(tmp_path), dir_fd, None, "1:2:3")
+    with pytest.raises(Fault, match="another supervisor runs"):
+        another.make()
+    directory.close()
+    os.close(dir_fd)
+
+
+def test_standard_files_that_were_closed_are_handed_on() -> None:
+    """What is executed has /dev/null there as well, or its first file would be its standard output."""
+    pid = os.fork()
+    if pid == 0:
+        for fd in (0, 1, 2):
+            os.close(fd)
+        open_standard_files()
+        os._exit(not all(os.get_inheritable(fd) and os.path.samestat(os.fstat(fd), os.stat(os.devnull)) for fd in (0, 1, 2)))
+    assert os.waitpid(pid, 0)[1] == 0
