@@ -6,28 +6,46 @@ base that `rootfs` names. Nothing is written, nothing is run.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.service import schema, toml
+from ljsv.service.images import HEAD_SIZE, check_image, image_type
 from ljsv.service.kinds import DIRECTORY, HOST, IMAGE
+from ljsv.service.stored import Defaults, HealthCheck, read_manifest, resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ljsv.service.generations import Generation
 
 T = TypeVar("T")
 
 CONFIG_MAX = 1 << 20
 ENV_FILES_MAX = 1024
 ENV_VALUE_MAX = 64 << 10
-_IMAGE_MAGIC = {b"hsqs": "squashfs"}
-_EROFS_MAGIC_AT = 1024
-_EROFS_MAGIC = b"\xe2\xe1\xf5\xe0"
+RUN = ("./run",)
+CHECK = ("./check",)
+SIGNAL = "TERM"  # where neither policy nor image says otherwise
+PRIVILEGED_NOTE = 'privileged: user_namespace = "host": the root of its jail is the real root'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What a service directory says. `base_path` is absolute; `base_kind` is host, directory or image."""
+    """What a service directory says. `base_path` is absolute; `base_kind` is host, directory or image,
+    `image_type` then squashfs or erofs, `image_name` what the store was asked for ("" for a file).
+
+    What the directory does not say, the image's defaults do: `argv` is ./run, or else what the image starts, in
+    `workdir` ("": the service directory); `check_argv` is ./check, or else the image's health check.
+
+    Where an image was deployed, `base_path` and `layer` are those of the
+    generation in effect; `said` is what the directory itself says of its base.
+    """
 
     directory: str
     rootfs: schema.Rootfs
@@ -35,28 +53,129 @@ class Service:
     policy: schema.Policy
     base_kind: str
     base_path: str
+    image_type: str = ""
+    image_name: str = ""
+    argv: tuple[str, ...] = RUN
+    workdir: str = ""
+    check_argv: tuple[str, ...] = CHECK
+    layer: int = 0
+    said: str = ""
+    deployed: str = ""  # what people call the image that is in effect instead of its own base
     env: tuple[tuple[str, str | None], ...] = ()
     has_finish: bool = False
     notes: tuple[str, ...] = ()
 
 
-def read_service(directory: str, dir_fd: int, *, uid: int) -> Service:
-    """The service of `dir_fd`; `directory` is its path for messages and for what is bound. Fault if it is unfit."""
+def read_service(directory: str, dir_fd: int, *, uid: int, default_base: str = "", state: str = "") -> Service:
+    """The service of `dir_fd`; `directory` is its path for messages and for what is bound. Fault if it is unfit.
+
+    `default_base`: "host" where no `rootfs` is needed. `state`: its state
+    directory, where another image may have been deployed.
+    """
     _check_trust(directory, dir_fd, uid)
-    _check_script(directory, dir_fd, "run", required=True)
-    rootfs, kind, base = _read_rootfs(directory, dir_fd)
+    has_run = _check_script(directory, dir_fd, "run", required=_stat(dir_fd, "rootfs") is None)
+    deployed = _read_deployed(state)
+    rootfs, said, kind, base = _read_rootfs(directory, dir_fd, default_base, deployed)
+    is_deployed = bool(deployed and deployed.path and base == deployed.path)
+    image_type = check_image(base) if kind == IMAGE else ""
+    defaults = read_manifest(base).defaults if image_type else Defaults()
+    if not has_run and not defaults.argv:
+        _check_script(directory, dir_fd, "run", required=True)
+    has_check = bool(_stat(dir_fd, "check"))
+    policy = _read_toml(directory, dir_fd, "policy", schema.Policy)
     service = Service(
         directory=directory,
-        rootfs=rootfs,
+        rootfs=replace(rootfs, user=rootfs.user or defaults.user),
         limits=_read_toml(directory, dir_fd, "limits", schema.Limits),
-        policy=_read_toml(directory, dir_fd, "policy", schema.Policy),
+        policy=_with_defaults(policy, defaults, has_check=has_check),
         base_kind=kind,
         base_path=base,
-        env=_read_env(directory, dir_fd),
+        image_type=image_type,
+        image_name=rootfs.base if kind == IMAGE and not is_deployed and base != _beside(directory, rootfs.base) else "",
+        layer=deployed.layer if deployed else 0,
+        said=said,
+        deployed=deployed.image if deployed and is_deployed else "",
+        argv=RUN if has_run else defaults.argv,
+        workdir="" if has_run else defaults.workdir or "/",
+        check_argv=CHECK if has_check or not defaults.health else defaults.health.argv,
+        env=(*defaults.env, *_read_env(directory, dir_fd)),
         has_finish=_check_script(directory, dir_fd, "finish", required=False),
     )
-    _refuse_unsupported(service, uid)
-    return replace(service, notes=_notes(service, dir_fd))
+    if service.policy.ready.by == "check" and service.check_argv == CHECK:
+        _check_script(directory, dir_fd, "check", required=True)
+    _refuse_impossible(service, uid)
+    notes = _notes(service, dir_fd, uid)
+    if deployed and deployed.path and not service.deployed:
+        notes += (f"base was edited after {deployed.image} was deployed, and counts: ljsv deploy brings another image in",)
+    return replace(service, notes=notes)
+
+
+def _read_deployed(state: str) -> Generation | None:
+    """The generation in effect, where one was ever deployed."""
+    if not state or not os.path.lexists(f"{state}/generations"):
+        return None
+    from ljsv.service.generations import read_generations
+
+    found = read_generations(state).effective
+    return replace(found, path=os.path.join(state, found.path)) if found.path else found
+
+
+def _with_defaults(policy: schema.Policy, defaults: Defaults, *, has_check: bool) -> schema.Policy:
+    """The policy with the image's words where it has none of its own."""
+    stop, ready, scripts = policy.stop, policy.ready, policy.scripts
+    if not stop.signal:
+        stop = replace(stop, signal=defaults.stop_signal if defaults.stop_signal in toml.SIGNALS else SIGNAL)
+    health = None if has_check else defaults.health
+    if ready.by is None:
+        ready = replace(ready, by="start")
+        if health:
+            ready = replace(ready, by="check", timeout=schema.Duration(max(ready.timeout, _time_to_be_well(health))))
+    if health and health.timeout_s:
+        scripts = replace(scripts, check=schema.Duration(health.timeout_s))
+    return replace(policy, stop=stop, ready=ready, scripts=scripts)
+
+
+def _time_to_be_well(health: HealthCheck) -> float:
+    """How long it may be unwell before it counts as failed, as the Dockerfile reference has it."""
+    return health.start_period_s + (health.retries or 3) * (health.interval_s or 30.0)
+
+
+def names_program(dir_fd: int) -> bool:
+    """Whether the rootfs there is a text that names an image which starts something: then no run is needed."""
+    try:
+        rootfs, _, kind, base = _read_rootfs(os.readlink(f"/proc/self/fd/{dir_fd}"), dir_fd, "")
+        return kind == IMAGE and rootfs.base != "" and bool(read_manifest(base).defaults.argv)
+    except (Fault, OSError):
+        return False
+
+
+def image_of(directory: str) -> str:
+    """The image file that the rootfs there names; "" for none, and where it cannot be read."""
+    try:
+        dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        *_, kind, base = _read_rootfs(directory, dir_fd, "")
+        return base if kind == IMAGE else ""
+    except (Fault, OSError):
+        return ""
+    finally:
+        os.close(dir_fd)
+
+
+def read_needs(directory: str) -> tuple[str, ...]:
+    """What the policy there names as needs; nothing where it cannot be read."""
+    try:
+        dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return ()
+    try:
+        return _read_toml(directory, dir_fd, "policy", schema.Policy).needs
+    except Fault:
+        return ()
+    finally:
+        os.close(dir_fd)
 
 
 def _check_trust(directory: str, dir_fd: int, uid: int) -> None:
@@ -81,12 +200,13 @@ def _check_script(directory: str, dir_fd: int, name: str, *, required: bool) -> 
     if entry is None:
         if not required:
             return False
-        hint = f"write {path}: #!/bin/sh, then exec the program in the foreground; chmod +x {path}"
-        raise Fault("there is no run script", path, "No such file or directory", hint=hint)
+        what = "exec the program in the foreground" if name == "run" else "exit 0 when the service is ready"
+        hint = f"write {path}: #!/bin/sh, then {what}; chmod +x {path}"
+        raise Fault(f"there is no {name} script", path, "No such file or directory", hint=hint)
     if not stat.S_ISREG(entry.st_mode):
-        raise Fault(f"{name} is not a file", path, "it has to be an executable file", hint=f"ls -l {path}")
+        raise Fault(f"{name} is not a file", path, "it has to be an executable file", hint=f"ls -l {quote(path)}")
     if not entry.st_mode & 0o111:
-        raise Fault(f"{name} is not executable", path, f"mode {entry.st_mode & 0o7777:04o}", hint=f"chmod +x {path}")
+        raise Fault(f"{name} is not executable", path, f"mode {entry.st_mode & 0o7777:04o}", hint=f"chmod +x {quote(path)}")
     return True
 
 
@@ -95,12 +215,12 @@ def _read_file(path: str, dir_fd: int, name: str, limit: int) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Fault("cannot read", path, "not a regular file", hint=f"ls -l {path}")
+            raise Fault("cannot read", path, "not a regular file", hint=f"ls -l {quote(path)}")
         data = os.read(fd, limit + 1)
     finally:
         os.close(fd)
     if len(data) > limit:
-        raise Fault("cannot read", path, f"larger than {limit} bytes", hint=f"ls -l {path}")
+        raise Fault("cannot read", path, f"larger than {limit} bytes", hint=f"ls -l {quote(path)}")
     return data
 
 
@@ -111,46 +231,57 @@ def _read_toml(directory: str, dir_fd: int, name: str, kind: type[T]) -> T:
     except FileNotFoundError:
         return kind()
     except OSError as error:
-        raise Fault.from_os("cannot read", error, path, hint=f"ls -ld {path}") from None
+        raise _unreadable(error, path) from None
 
 
-def _read_rootfs(directory: str, dir_fd: int) -> tuple[schema.Rootfs, str, str]:
+def _unreadable(error: OSError, path: str) -> Fault:
+    """Transient where somebody, perhaps the jail itself, has a lease on the file: it is broken by the wish to read."""
+    fault = Fault.from_os("cannot read", error, path, hint=f"ls -ld {quote(path)}")
+    fault.is_transient = error.errno == errno.EAGAIN
+    return fault
+
+
+def _read_rootfs(directory: str, dir_fd: int, default_base: str, deployed: Generation | None = None) -> tuple[schema.Rootfs, str, str, str]:
+    """(what it says, of its base in a word, kind and path of the base)."""
+    rootfs, said, find_base = _read_own_rootfs(directory, dir_fd, default_base)
+    if deployed and deployed.path and deployed.said == said:
+        return rootfs, said, IMAGE, deployed.path
+    return (rootfs, said, *find_base())
+
+
+def _read_own_rootfs(directory: str, dir_fd: int, default_base: str) -> tuple[schema.Rootfs, str, Callable[[], tuple[str, str]]]:
+    """The last one finds the base: it may be gone where an image was deployed in its place."""
     path = f"{directory}/rootfs"
     entry = _stat(dir_fd, "rootfs")
+    if entry is None and default_base and _stat(dir_fd, "rootfs", follow=False) is None:
+        return schema.Rootfs(base=default_base), default_base, lambda: (HOST, "/")
     if entry is None:
         hint = f"""echo 'base = "host"' > {path}"""
         if _stat(dir_fd, "rootfs", follow=False) is not None:
-            raise Fault("rootfs leads nowhere", path, "a symlink whose target does not exist", hint=f"ls -l {path}")
+            raise Fault("rootfs leads nowhere", path, "a symlink whose target does not exist", hint=f"ls -l {quote(path)}")
         raise Fault("there is no rootfs", path, "No such file or directory", hint=hint)
     if stat.S_ISDIR(entry.st_mode):
-        rootfs = _read_beside(directory, dir_fd)
-        return rootfs, DIRECTORY, os.path.realpath(path)
-    text = _read_head(path, dir_fd)
-    if _image_type(text):
-        return _read_beside(directory, dir_fd), IMAGE, path
+        return _read_beside(directory, dir_fd), "rootfs/", lambda: (DIRECTORY, os.path.realpath(path))
+    if image_type(_read_head(path, dir_fd)):
+        said = f"rootfs, {entry.st_size} bytes of {entry.st_mtime_ns}"
+        return _read_beside(directory, dir_fd), said, lambda: (IMAGE, path)
     rootfs = _read_toml(directory, dir_fd, "rootfs", schema.Rootfs)
     if not rootfs.base:
         raise Fault(f"{path}: missing key base", "", "it is required here", hint=f"""echo 'base = "host"' >> {path}""")
-    return (rootfs, *_resolve_base(directory, path, rootfs.base))
+    return rootfs, rootfs.base, lambda: _resolve_base(directory, path, rootfs.base)
 
 
 def _read_head(path: str, dir_fd: int) -> bytes:
     try:
         fd = os.open("rootfs", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=dir_fd)
     except OSError as error:
-        raise Fault.from_os("cannot read", error, path, hint=f"ls -ld {path}") from None
+        raise _unreadable(error, path) from None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Fault("rootfs is of no known kind", path, "neither directory, image nor text", hint=f"ls -l {path}")
-        return os.read(fd, _EROFS_MAGIC_AT + 4)
+            raise Fault("rootfs is of no known kind", path, "neither directory, image nor text", hint=f"ls -l {quote(path)}")
+        return os.read(fd, HEAD_SIZE)
     finally:
         os.close(fd)
-
-
-def _image_type(head: bytes) -> str:
-    if head[_EROFS_MAGIC_AT:] == _EROFS_MAGIC:
-        return "erofs"
-    return _IMAGE_MAGIC.get(head[:4], "")
 
 
 def _read_beside(directory: str, dir_fd: int) -> schema.Rootfs:
@@ -158,21 +289,32 @@ def _read_beside(directory: str, dir_fd: int) -> schema.Rootfs:
     rootfs = _read_toml(directory, dir_fd, "rootfs.toml", schema.Rootfs)
     if rootfs.base:
         path = f"{directory}/rootfs.toml"
-        raise Fault(f"{path}: base is not allowed here", "", "rootfs beside it is the base", hint=f"take base out of {path}")
+        raise Fault(f"{path}: base is not allowed here", "", "rootfs beside it is the base", hint=f"take base out of {quote(path)}")
     return rootfs
 
 
+def _beside(directory: str, base: str) -> str:
+    return os.path.normpath(os.path.join(directory, base))
+
+
 def _resolve_base(directory: str, file: str, base: str) -> tuple[str, str]:
+    """A path that is there comes before a name of the store; ./NAME and /NAME are only paths."""
     if base == HOST:
         return HOST, "/"
-    path = os.path.normpath(os.path.join(directory, base))
+    path = _beside(directory, base)
     entry = None
     try:
         entry = os.stat(path)
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise Fault.from_os(f"{file}: cannot use base", error, path, hint=f"ls -ld {path}") from None
+        raise Fault.from_os(f"{file}: cannot use base", error, path, hint=f"ls -ld {quote(path)}") from None
+    if entry is None and not base.startswith(("/", "./", "../")):
+        try:
+            return IMAGE, resolve(base).path
+        except Fault as fault:
+            cause = f"no such file beside it; {fault.cause}" if fault.object == base else str(fault)
+            raise Fault(f"{file}: base: {fault.action}", base, cause, hint=fault.hint) from None
     if entry is None:
         raise Fault(f"{file}: base does not exist", path, "No such file or directory", hint=f'make it, or write base = "host" into {file}')
     if stat.S_ISDIR(entry.st_mode):
@@ -188,7 +330,7 @@ def _read_env(directory: str, dir_fd: int) -> tuple[tuple[str, str | None], ...]
     except FileNotFoundError:
         return ()
     except OSError as error:
-        raise Fault.from_os("cannot read", error, path, hint=f"ls -ld {path}") from None
+        raise Fault.from_os("cannot read", error, path, hint=f"ls -ld {quote(path)}") from None
     pairs: list[tuple[str, str | None]] = []
     try:
         names = sorted(name for name in os.listdir(fd) if name[0] != ".")
@@ -196,57 +338,37 @@ def _read_env(directory: str, dir_fd: int) -> tuple[tuple[str, str | None], ...]
             raise Fault("cannot read", path, f"more than {ENV_FILES_MAX} files", hint=f"ls {path} | wc -l")
         for name in names:
             if "=" in name:
-                raise Fault("not a variable's name", f"{path}/{name}", "it has = in it", hint=f"rename {path}/{name}")
+                raise Fault("not a variable's name", f"{path}/{name}", "it has = in it", hint=f"rename {quote(f'{path}/{name}')}")
             data = _read_file(f"{path}/{name}", fd, name, ENV_VALUE_MAX)
             first = data.split(b"\n", 1)[0].rstrip(b" \t").replace(b"\0", b"\n")
             pairs.append((name, os.fsdecode(first) if data else None))
     except OSError as error:
-        raise Fault.from_os("cannot read", error, path, hint=f"ls -ld {path}") from None
+        raise Fault.from_os("cannot read", error, path, hint=f"ls -ld {quote(path)}") from None
     finally:
         os.close(fd)
     return tuple(pairs)
 
 
-def _refuse_unsupported(service: Service, uid: int) -> None:
-    """What this version cannot do and must not leave undone in silence."""
-    rootfs, path = service.rootfs, f"{service.directory}/rootfs"
-    if service.base_kind == IMAGE:
-        raise Fault(
-            "images cannot be mounted by this version", service.base_path, "only a directory or host can be the base",
-            hint="unpack it: unsquashfs -d rootfs IMAGE, and use that directory",
-        )
-    if rootfs.writable in {"overlay", "direct"}:
-        raise Fault(
-            f"{path}: writable = \"{rootfs.writable}\" is not possible in this version", "",
-            'allowed: "no", "tmpfs"', hint="use a writable [[bind]] for what has to be kept",
-        )
-    if uid and rootfs.ids == "range":
-        raise Fault(
-            f'{path}: ids = "range" is not possible without root in this version', "", 'allowed: "one"', hint='write ids = "one"'
-        )
-    if not uid and rootfs.ids == "one":
+def _refuse_impossible(service: Service, uid: int) -> None:
+    """What is well-formed, but cannot be for this caller."""
+    path = f"{service.directory}/{'rootfs' if service.rootfs.base else 'rootfs.toml'}"
+    is_privileged = service.rootfs.security.user_namespace == "host"
+    if uid and is_privileged:
+        hint = "take it out, or have root's scanner run the service"
+        raise Fault(f'{path}: security.user_namespace = "host" is only for root', "", f"the caller is uid {uid}", hint=hint)
+    if is_privileged and service.rootfs.ids:
+        raise Fault(f'{path}: ids and security.user_namespace = "host" exclude each other', "", "its ids are the machine's own", hint="take ids out")
+    if not uid and service.rootfs.ids == "one":
         raise Fault(f'{path}: ids = "one" is not possible as root', "", "a jail is never the real root: it gets a range", hint="take ids out")
 
 
-def _notes(service: Service, dir_fd: int) -> tuple[str, ...]:
-    """What is read and valid, but not enforced by this version: said, never silent."""
-    limits, policy = service.limits, service.policy
-    notes = [
-        f"not enforced: {name} (cgroup limits are not in this version)"
-        for name in ("memory", "memory_high", "swap", "cpu", "pids")
-        if getattr(limits, name) is not None
-    ]
-    if service.rootfs.security.seccomp == "default":
-        notes.append("not enforced: security.seccomp (no system call filter in this version)")
-    if policy.ready.by != "start":
-        notes.append(f'not enforced: ready.by = "{policy.ready.by}" (counts as ready when started)')
-    if policy.needs:
-        notes.append("not enforced: needs (services start at once)")
-    if policy.essential:
-        notes.append("not enforced: essential")
-    if policy.log.to == "kmsg":
-        notes.append('not enforced: log.to = "kmsg" (written to the log file)')
-    for name, what in (("check", "readiness checks"), ("control", "control scripts"), ("log", "log services")):
-        if _stat(dir_fd, name) is not None:
-            notes.append(f"not used: {name} ({what} are not in this version)")
+def _notes(service: Service, dir_fd: int, uid: int) -> tuple[str, ...]:
+    """What is read and valid, but not done: said, never silent."""
+    policy = service.policy
+    notes = [PRIVILEGED_NOTE] if service.rootfs.security.user_namespace == "host" else []
+    if policy.log.to == "kmsg" and uid:
+        notes.append('not enforced: log.to = "kmsg" (only root may write there: written to the log file)')
+    check = _stat(dir_fd, "check")
+    if check and not check.st_mode & 0o111:
+        notes.append(f"not used: check is not executable (chmod +x {service.directory}/check)")
     return tuple(notes)

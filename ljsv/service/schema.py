@@ -12,6 +12,7 @@ from typing import Any, Literal, NewType
 
 Duration = NewType("Duration", float)
 Size = NewType("Size", int)
+OptionalSize = NewType("OptionalSize", int)  # may be "0"
 Percent = NewType("Percent", float)
 
 
@@ -30,6 +31,7 @@ class Bind:
     from_: str = key("an absolute path on the host", required=True)
     to: str = key("an absolute path in the jail; missing directories of a writable root are made", required=True)
     writable: bool = key("whether the jail may write there", False)
+    ids: Literal["map"] | None = key('"map": as root, files there show the jail\'s ids, and on disk what they are in the jail')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +41,20 @@ class Tmpfs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Device:
+    path: str = key("a device of the host, shown in the jail at the same place: an absolute path below /dev", required=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Security:
     capabilities: tuple[str, ...] = key('added to the default set, or with "-" taken from it', ())
     seccomp: Literal["default", "off"] = key("the system call filter", "default")
+    user_namespace: Literal["own", "host"] = key('"host": its ids are the machine\'s own, and its root is the real root; only for root\'s scanner', "own")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rootfs:
-    base: str = key('a directory (relative to the service directory), or "host"', "")
+    base: str = key('a directory or an image file (relative to the service directory), an image of the store by name or digest, or "host"', "")
     writable: Literal["no", "tmpfs", "overlay", "direct"] = key(
         '"no"; "tmpfs": changes are forgotten at stop; "overlay": kept; "direct": the directory itself', "no"
     )
@@ -58,16 +66,32 @@ class Rootfs:
     dns: Literal["host", "image"] = key("whose resolv.conf and hosts the jail sees", "host")
     bind: tuple[Bind, ...] = key("what else of the host is visible", ())
     tmpfs: tuple[Tmpfs, ...] = key("empty writable places, forgotten at stop", ())
+    device: tuple[Device, ...] = key("devices of the host that the jail may use", ())
+    tty: str = key("a terminal of the host: its controlling terminal, standard input, output and error", "")
     security: Security = key("hardening", factory=Security)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Io:
+    path: str = key("a disk (/dev/sda), or a file or directory on it", required=True)
+    read: Size | None = key("most bytes read a second")
+    write: Size | None = key("most bytes written a second")
+    read_ops: int | None = key("most reads a second")
+    write_ops: int | None = key("most writes a second")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     memory: Size | None = key("most memory (memory.max)")
-    memory_high: Size | None = key("memory above which it is throttled (memory.high)")
-    swap: Size | None = key("most swap (memory.swap.max)")
+    memory_high: Size | None = key("memory above which it is slowed down (memory.high); stuck there for 10 s, it is killed")
+    swap: OptionalSize | None = key('most swap (memory.swap.max); "0" for none')
+    oom: Literal["all", "one"] = key('when `memory` is used up the kernel kills "all" of the jail, or only its largest process (memory.oom.group)', "all")
     cpu: Percent | None = key("most processor time; 100% = one processor (cpu.max)")
-    pids: int | None = key("most processes and threads (pids.max)")
+    cpu_weight: int | None = key("share of the processors when they are short, 1 to 10000, others have 100 (cpu.weight)")
+    cpus: str = key('the processors that it may use: "0-1,3" (cpuset.cpus)', "")
+    pids: int | None = key("most processes and threads, the jail's own pid 1 among them (pids.max)")
+    io_weight: int | None = key("share of the disks when they are busy, 1 to 10000, others have 100 (io.weight)")
+    io: tuple[Io, ...] = key("most input and output on a disk (io.max)", ())
     nofile: int | None = key("most open files of one process (RLIMIT_NOFILE)")
     core: Size | None = key("largest core file (RLIMIT_CORE); none by default")
     nice: int | None = key("scheduling priority, -20 to 19")
@@ -86,14 +110,15 @@ class Restart:
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    signal: str = key("the signal that asks it to end", "TERM")
+    signal: str = key("the signal that asks it to end; by default the image's, or else TERM", "")
     timeout: Duration = key("after this the whole jail is killed", Duration(10.0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    by: Literal["start", "fd", "notify", "check"] = key("what makes it ready", "start")
+    by: Literal["start", "fd", "notify", "check"] | None = key('what makes it ready; by default "start", or "check" where the image has a health check', None)
     timeout: Duration = key("how long that may take", Duration(30.0))
+    watchdog: Duration = key('with "notify": restarted when WATCHDOG=1 does not come this often; "0s": never', Duration(0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +132,8 @@ class Scripts:
 class Log:
     max_size: Size = key("a log file of this size is rotated", Size(10 << 20))
     keep: int = key("rotated files kept", 5)
-    to: Literal["file", "kmsg", "none"] = key("where the output goes", "file")
+    to: Literal["file", "kmsg", "none"] = key('where the output goes; "kmsg": the kernel\'s log, with root\'s scanner', "file")
+    rate: int = key('with "kmsg": most lines in 5 seconds', 50)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +145,8 @@ class Policy:
     ready: Ready = key("when it counts as ready", factory=Ready)
     scripts: Scripts = key("timeouts of the scripts", factory=Scripts)
     log: Log = key("where its output goes", factory=Log)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    log_cap: Size = key("most that all logs of a scan directory together may hold; 0 = no bound but that of each", Size(0))

@@ -71,6 +71,7 @@ CONVERTER.register_structure_hook(int, _exactly(int, "a whole number"))
 CONVERTER.register_structure_hook(bool, _exactly(bool, "true or false"))
 CONVERTER.register_structure_hook(schema.Duration, _with_unit(units.parse_duration, units.DURATION_ALLOWED))
 CONVERTER.register_structure_hook(schema.Size, _with_unit(units.parse_size, units.SIZE_ALLOWED))
+CONVERTER.register_structure_hook(schema.OptionalSize, _with_unit(units.parse_optional_size, units.OPTIONAL_SIZE_ALLOWED))
 CONVERTER.register_structure_hook(schema.Percent, _with_unit(units.parse_percent, units.PERCENT_ALLOWED))
 CONVERTER.register_structure_hook_func(lambda kind: str(get_origin(kind)) == "typing.Literal", _literal)
 CONVERTER.register_structure_hook_func(lambda kind: str(get_origin(kind)) == "<class 'tuple'>", _tuple)
@@ -99,7 +100,7 @@ def parse(text: bytes, kind: type[T], file: str) -> T:
 
 
 def _fault(file: str, action: str, cause: str, hint: str = "") -> Fault:
-    return Fault(f"{file}: {action}", "", cause, hint=hint or f"correct the file {file}")
+    return Fault(f"{file}: {action}", "", cause, hint=hint or f"${{EDITOR:-vi}} {file}")
 
 
 def _refusal(file: str, table: Any, kind: type, error: BaseException) -> Fault:
@@ -151,6 +152,13 @@ def _is_path(path: str) -> bool:
     return path.startswith("/") and ".." not in path.split("/") and "\0" not in path and len(path) < 4096
 
 
+_BELOW_DEV = "an absolute path below /dev, without .. and doubled slashes in it"
+
+
+def _is_device(path: str) -> bool:
+    return _is_path(path) and path.startswith("/dev/") and all(part not in {"", "."} for part in path.split("/")[1:])
+
+
 def _check(file: str, value: Any) -> None:
     if isinstance(value, schema.Rootfs):
         _check_rootfs(file, value)
@@ -171,9 +179,17 @@ def _check_rootfs(file: str, rootfs: schema.Rootfs) -> None:
         _require(_is_path(bind.to) and bind.to.strip("/") != "", file, f"bind[{index}].to", bind.to, _ABSOLUTE + ", not / itself")
     for index, tmpfs in enumerate(rootfs.tmpfs):
         _require(_is_path(tmpfs.at) and tmpfs.at.strip("/") != "", file, f"tmpfs[{index}].at", tmpfs.at, _ABSOLUTE + ", not / itself")
+    places = [bind.to.rstrip("/") for bind in rootfs.bind] + [tmpfs.at.rstrip("/") for tmpfs in rootfs.tmpfs]
+    for index, device in enumerate(rootfs.device):
+        _require(_is_device(device.path), file, f"device[{index}].path", device.path, _BELOW_DEV)
+    _require(not rootfs.tty or _is_device(rootfs.tty), file, "tty", rootfs.tty, _BELOW_DEV)
+    places += [device.path for device in rootfs.device]
+    twice = next((place for place in places if places.count(place) > 1), None)
+    _require(twice is None, file, "bind, tmpfs and device", twice, "one of them at a place")
     host = rootfs.hostname
     allowed = "at most 64 letters, digits, dots and hyphens"
     _require(len(host) <= 64 and all(c.isascii() and (c.isalnum() or c in "-.") for c in host), file, "hostname", host, allowed)
+    _require(not rootfs.overlay or _is_path(rootfs.overlay), file, "overlay", rootfs.overlay, _ABSOLUTE)
     _require(not rootfs.overlay or rootfs.writable == "overlay", file, "overlay", rootfs.overlay, 'only together with writable = "overlay"')
     for index, text in enumerate(rootfs.security.capabilities):
         try:
@@ -183,11 +199,29 @@ def _check_rootfs(file: str, rootfs: schema.Rootfs) -> None:
 
 
 def _check_limits(file: str, limits: schema.Limits) -> None:
-    for name, low, high in (("pids", 1, 4_194_304), ("nofile", 3, 1_048_576), ("nice", -20, 19), ("oom_score_adj", -1000, 1000)):
+    for name, low, high in (
+        ("pids", 2, 4_194_304), ("cpu_weight", 1, 10_000), ("io_weight", 1, 10_000), ("nofile", 3, 1_048_576), ("nice", -20, 19),
+        ("oom_score_adj", -1000, 1000),
+    ):
         number = getattr(limits, name)
         _require(number is None or low <= number <= high, file, name, number, f"{low} to {high}")
+    _require(not limits.cpus or _is_cpu_list(limits.cpus), file, "cpus", limits.cpus, 'numbers of processors: "0", "0-3", "0-1,3"')
+    for index, io in enumerate(limits.io):
+        _require(_is_path(io.path), file, f"io[{index}].path", io.path, _ABSOLUTE)
+        for name in ("read_ops", "write_ops"):
+            number = getattr(io, name)
+            _require(number is None or 1 <= number < 1 << 32, file, f"io[{index}].{name}", number, f"1 to {(1 << 32) - 1}")
     high_and_max = limits.memory and limits.memory_high and limits.memory_high > limits.memory
     _require(not high_and_max, file, "memory_high", limits.memory_high, "no more than memory")
+
+
+def _is_cpu_list(text: str) -> bool:
+    for part in text.split(","):
+        first, has_last, last = part.partition("-")
+        numbers = (first, last) if has_last else (first, first)
+        if not all(number.isascii() and number.isdigit() and len(number) <= 5 for number in numbers) or int(numbers[0]) > int(numbers[1]):
+            return False
+    return True
 
 
 SIGNALS = {name.removeprefix("SIG"): number for name, number in signal.Signals.__members__.items()}
@@ -196,11 +230,12 @@ SIGNALS = {name.removeprefix("SIG"): number for name, number in signal.Signals._
 def _check_policy(file: str, policy: schema.Policy) -> None:
     restart, log = policy.restart, policy.log
     allowed = "TERM, INT, QUIT, HUP, USR1, USR2, KILL and so on, without SIG"
-    _require(policy.stop.signal in SIGNALS, file, "stop.signal", policy.stop.signal, allowed)
+    _require(not policy.stop.signal or policy.stop.signal in SIGNALS, file, "stop.signal", policy.stop.signal, allowed)
     _require(restart.delay > 0, file, "restart.delay", "0s", "longer than 0s: a service that fails at once would fill the machine")
     _require(restart.max_delay >= restart.delay, file, "restart.max_delay", units.format_duration(restart.max_delay), "no shorter than restart.delay")
     _require(0 <= restart.give_up_after <= 1_000_000, file, "restart.give_up_after", restart.give_up_after, "0 to 1000000")
     _require(0 <= log.keep <= 1000, file, "log.keep", log.keep, "0 to 1000")
+    _require(1 <= log.rate <= 1_000_000, file, "log.rate", log.rate, "1 to 1000000")
     _require(log.max_size >= 4096, file, "log.max_size", log.max_size, 'at least "4K"')
     _require(policy.stop.timeout > 0, file, "stop.timeout", "0s", "longer than 0s")
     for key in ("check", "control", "finish"):
@@ -213,4 +248,4 @@ def warm_up() -> None:
     """Have cattrs generate its functions now, before the scanner forks: what a supervisor makes itself is not shared."""
     for kind in (schema.Rootfs, schema.Limits, schema.Policy):
         parse(b"", kind, "")
-    parse(b'bind = [{from = "/a", to = "/b"}]\ntmpfs = [{at = "/a"}]', schema.Rootfs, "")
+    parse(b'bind = [{from = "/a", to = "/b"}]\ntmpfs = [{at = "/a"}]\ndevice = [{path = "/dev/a"}]', schema.Rootfs, "")

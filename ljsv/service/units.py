@@ -14,6 +14,7 @@ SIZE_MAX = 1 << 60
 
 DURATION_ALLOWED = 'a duration with its unit: "200ms", "10s", "5m", "1h", "2d", or several as in "1m30s"'
 SIZE_ALLOWED = 'a size with its unit, in powers of 1024: "64K", "512M", "2G"'
+OPTIONAL_SIZE_ALLOWED = f'"0", or {SIZE_ALLOWED}'
 PERCENT_ALLOWED = 'a share of one processor: "25%", "100%", "250%"'
 
 
@@ -38,6 +39,14 @@ def parse_size(text: str) -> int:
     if not 0 < size <= SIZE_MAX:
         raise ValueError(SIZE_ALLOWED)
     return size
+
+
+def parse_optional_size(text: str) -> int:
+    """Bytes of "512M", or 0 of "0"."""
+    try:
+        return 0 if text == "0" else parse_size(text)
+    except ValueError:
+        raise ValueError(OPTIONAL_SIZE_ALLOWED) from None
 
 
 def parse_percent(text: str) -> float:

@@ -19,7 +19,7 @@ REFUSED = [
     (schema.Limits, "memory = 512", ["f: memory: found 512", '"512M"']),
     (schema.Limits, "memroy = '5M'", ["unknown key memroy", "did you mean 'memory'?"]),
     (schema.Limits, "pids = true", ["pids: found true", "a whole number"]),
-    (schema.Limits, "pids = 0", ["pids: found 0", "1 to 4194304"]),
+    (schema.Limits, "pids = 0", ["pids: found 0", "2 to 4194304"]),
     (schema.Limits, "memory = '1M'\nmemory_high = '2M'", ["memory_high", "no more than memory"]),
     (schema.Limits, "cpu = '25'", ["cpu: found '25'", "25%"]),
     (schema.Rootfs, "writable = true", ["writable: found true", '"no", "tmpfs", "overlay", "direct"']),
