@@ -1,8 +1,7 @@
-"""Facts: what the plan of a jail has to know of this host and of the base, gathered once per start.
+"""Facts: what the plan of a jail has to know of this host and of the base, gathered by the launcher once a start.
 
 The base is untrusted: its paths are followed only below its descriptor
-(openat2, RESOLVE_IN_ROOT), and of its files only regular ones of bounded size
-are read.
+(openat2, RESOLVE_IN_ROOT).
 """
 
 from __future__ import annotations
@@ -10,16 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
-from functools import cache
 
-from ljsv.errors import Fault
-from ljsv.jail.spec import HOST, JailSpec
+from ljsv.errors import Fault, quote
+from ljsv.frozen import Frozen
+from ljsv.jail.filters import read_filter
+from ljsv.jail.outside import can_map
+from ljsv.jail.spec import DIRECT, DIRECTORY, HOST, IMAGE, OVERLAY, TMPFS, JailSpec
 from ljsv.linux.capabilities import read_last_capability
+from ljsv.linux.libc import MACHINE
 from ljsv.linux.mount import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
+from ljsv.service.images import EROFS, SQUASHFS, check_image
 
-PASSWD_MAX = 1 << 20
-RANGE_SIZE = 65536
 STANDARD_DIRECTORIES = ("/dev", "/proc", "/run", "/tmp")
 # What `base = "host"` shows of /etc: what programs need, and no secrets.
 HOST_ETC = (
@@ -32,89 +32,231 @@ PROC_MASKED = ("acpi", "kcore", "keys", "latency_stats", "sched_debug", "scsi", 
 PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 SCRATCH_PLACES = ("/tmp", "/run", "/mnt", "/media", "/srv")
+LOOP, FILE, FUSE = "loop", "file", "fuse"  # how an image is mounted
+SERVERS = ("/usr/bin/squashfuse_ll", "/usr/bin/squashfuse", "/bin/squashfuse_ll", "/bin/squashfuse")
+EROFS_FROM_FILE = (6, 12)
+MAPPED_SQUASHFS = (6, 2)
+TMPFS_XATTRS = (6, 6)
 
 
-@dataclass(frozen=True, kw_only=True)
-class User:
-    """Ids inside the jail, and what passwd says of them."""
+class Facts(Frozen):
+    """`is_root`: the caller's uid is 0. Paths are absolute, lists sorted.
 
-    name: str
-    uid: int
-    gid: int
-    home: str
-    shell: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """`is_root`: the caller's uid is 0. Lists hold absolute paths, sorted."""
+    `is_range`: more than one id is mapped; `userns_fd`: as root, a namespace
+    with the jail's map; `image_how`: loop, file or fuse; `server`: the program
+    that serves an image through FUSE; `no_setid`: it may write where others
+    of the host can go, so its filter refuses set-user-id programs.
+    """
 
     is_root: bool
     scratch: str
-    user: User
     last_capability: int
     devices: tuple[str, ...]
     proc_masked: tuple[tuple[str, bool], ...]  # (name below /proc, whether a directory)
-    proc_read_only: tuple[str, ...]
+    proc_read_only: tuple[tuple[str, bool], ...]
+    is_range: bool = False
+    userns_fd: int = -1
+    is_base_mapped: bool = False
+    image_how: str = ""
+    server: str = ""
+    filter: bytes = b""
+    no_setid: bool = False
     host_directories: tuple[str, ...] = ()
     host_links: tuple[tuple[str, str], ...] = ()
-    etc: tuple[tuple[str, str, bool], ...] = ()  # (name below /etc, real path on the host, whether a directory)
+    etc: tuple[tuple[str, bool], ...] = ()  # (name below /etc, whether a directory)
     missing: tuple[tuple[str, bool], ...] = ()  # (mount point that the base lacks, whether a directory)
     covered: tuple[str, ...] = ()  # directories of the service directory that the jail must not see
     bind_is_directory: tuple[bool, ...] = ()
+    nodes: tuple[tuple[str, int, int], ...] = ()  # devices that are shown: (path, S_IFCHR or S_IFBLK, device number)
+    notes: tuple[str, ...] = ()  # what the user is told: not refused, but not what he may expect either
 
 
-@cache
-def host_facts() -> tuple[str, int, tuple[str, ...], tuple[tuple[str, bool], ...], tuple[str, ...]]:
+class HostFacts(Frozen):
     """What does not change while this process lives."""
-    scratch = next((path for path in SCRATCH_PLACES if os.path.isdir(path)), "/proc")
-    masked = tuple((name, os.path.isdir(f"/proc/{name}")) for name in PROC_MASKED if os.path.exists(f"/proc/{name}"))
-    read_only = tuple(name for name in PROC_READ_ONLY if os.path.exists(f"/proc/{name}"))
-    devices = tuple(name for name in DEVICES if os.path.exists(f"/dev/{name}"))
-    return scratch, read_last_capability(), devices, masked, read_only
+
+    scratch: str
+    last_capability: int
+    devices: tuple[str, ...]
+    proc_masked: tuple[tuple[str, bool], ...]
+    proc_read_only: tuple[tuple[str, bool], ...]
+    kernel: tuple[int, int]
 
 
-def gather_facts(spec: JailSpec, *, is_root: bool) -> Facts:
-    """The facts for one jail; Fault when base, bind or user cannot be.
+_host: list[HostFacts] = []
 
-    `is_root` is said, not asked: the jail's builder calls this, and sees its
-    own id through a new user namespace.
+
+def host_facts() -> HostFacts:
+    """Looked up once."""
+    if not _host:
+        major, minor = os.uname().release.split(".")[:2]
+        _host.append(
+            HostFacts(
+                scratch=next((path for path in SCRATCH_PLACES if os.path.isdir(path)), "/proc"),
+                last_capability=read_last_capability(),
+                devices=tuple(name for name in DEVICES if os.path.exists(f"/dev/{name}")),
+                proc_masked=_in_proc(PROC_MASKED),
+                proc_read_only=_in_proc(PROC_READ_ONLY),
+                kernel=(int(major), int("".join(c for c in minor if c.isdigit()) or 0)),
+            )
+        )
+    return _host[0]
+
+
+def _in_proc(names: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
+    """What this kernel has of them, and whether it is a directory."""
+    return tuple((name, os.path.isdir(f"/proc/{name}")) for name in names if os.path.exists(f"/proc/{name}"))
+
+
+def gather_facts(spec: JailSpec, *, userns_fd: int = -1) -> Facts:
+    """The facts for one jail; Fault when base, bind, image or overlay cannot be.
+
+    As root `userns_fd` is a user namespace with the jail's map.
     """
-    scratch, last, devices, masked, read_only = host_facts()
+    host = host_facts()
+    is_root = userns_fd >= 0 or spec.is_privileged
     on_host = spec.base_kind == HOST
-    try:
-        base_fd = os.open(spec.base_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Fault.from_os("cannot open the base", error, spec.base_path, hint=f"see {spec.origin}") from None
-    try:
-        user = _find_user(spec, base_fd)
-        directories, links = _host_top() if on_host else ((), ())
-        wanted: tuple[str, ...] = HOST_ETC if on_host else DNS_FILES
-        if spec.network != "host" or spec.dns != "host":
-            wanted = tuple(name for name in wanted if name not in DNS_FILES)
-        etc = tuple(_find_etc(wanted))
-        binds = tuple(_is_directory(bind.from_, spec) for bind in spec.binds)
-        missing = () if on_host else _find_missing(spec, base_fd, etc, binds)
-    finally:
-        os.close(base_fd)
+    directories, links = _host_top() if on_host else ((), ())
+    wanted: tuple[str, ...] = HOST_ETC if on_host else DNS_FILES
+    if spec.network != "host" or spec.dns != "host":
+        wanted = tuple(name for name in wanted if name not in DNS_FILES)
+    etc = tuple(_find_etc(wanted))
+    binds = tuple(_is_directory(bind.source, spec) for bind in spec.binds)
+    image_how, server = find_image(spec, host, is_root=is_root) if spec.base_kind == IMAGE else ("", "")
+    is_base_mapped = userns_fd >= 0 and spec.base_kind == DIRECTORY and can_map(spec.base_path, userns_fd)
+    _check_writable(spec, userns_fd, is_base_mapped=is_base_mapped)
+    exposed = _find_exposed(spec, is_shifted=userns_fd >= 0)
+    notes = _notes(spec, host, is_shifted=userns_fd >= 0, is_base_mapped=is_base_mapped)
+    if exposed:
+        notes += (_exposed_note(spec, exposed, is_root=is_root),)
     return Facts(
         is_root=is_root,
-        scratch=scratch,
-        user=user,
-        last_capability=last,
-        devices=devices,
-        proc_masked=masked,
-        proc_read_only=read_only,
+        is_range=is_root or spec.is_range,
+        userns_fd=userns_fd,
+        is_base_mapped=is_base_mapped,
+        image_how=image_how,
+        server=server,
+        filter=read_filter(MACHINE, no_setid=bool(exposed)) if spec.has_filter else b"",
+        no_setid=bool(exposed),
+        scratch=host.scratch,
+        last_capability=host.last_capability,
+        devices=host.devices,
+        proc_masked=host.proc_masked,
+        proc_read_only=host.proc_read_only,
         host_directories=directories,
         host_links=links,
         etc=etc,
-        missing=missing,
+        missing=_find_missing(spec, etc, binds),
         covered=_find_covered(spec.directory),
         bind_is_directory=binds,
+        nodes=_find_nodes(spec, is_root=is_root),
+        notes=notes,
     )
 
 
+def find_image(spec: JailSpec, host: HostFacts, *, is_root: bool) -> tuple[str, str]:
+    """(how it is mounted, the program that serves it where that is by FUSE). Fault where it cannot be."""
+    path = spec.base_path
+    kind = check_image(path)
+    if kind != spec.image_type:
+        raise Fault("cannot use the image", path, f"it was {spec.image_type} and is {kind} now", hint="start it again")
+    if is_root and kind == EROFS:
+        return (FILE if host.kernel >= EROFS_FROM_FILE else LOOP), ""
+    if is_root and (spec.is_privileged or host.kernel >= MAPPED_SQUASHFS):
+        return LOOP, ""
+    if kind != SQUASHFS:
+        hint = f"run it as root, or make a squashfs of it: mksquashfs DIRECTORY {path}.squashfs"
+        raise Fault("cannot mount the image", path, "erofs cannot be mounted without root", hint=hint)
+    server = next((path for path in SERVERS if os.access(path, os.X_OK)), "")
+    if not server:
+        why = "this kernel cannot id-map squashfs" if is_root else "without root"
+        raise Fault("cannot mount the image", path, f"{why}: squashfuse is needed, and not installed", hint="sudo apt-get install squashfuse")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        cause = "may not be opened" if os.path.exists("/dev/fuse") else "No such file or directory"
+        raise Fault("cannot mount the image", "/dev/fuse", cause, hint="sudo modprobe fuse && sudo chmod 0666 /dev/fuse")
+    return FUSE, server
+
+
+def _check_writable(spec: JailSpec, userns_fd: int, *, is_base_mapped: bool) -> None:
+    """What cannot be written as configured: Fault."""
+    if spec.writable in {OVERLAY, DIRECT} and spec.base_kind == HOST:
+        raise Fault(f'writable = "{spec.writable}" needs a base of its own', "base", '"host"', hint=f'see {spec.origin}: "no" or "tmpfs", or another base')
+    if spec.writable == DIRECT and spec.base_kind == IMAGE:
+        raise Fault("an image cannot be written", spec.base_path, 'writable = "direct"', hint=f'writable = "overlay" in {spec.origin} keeps changes beside it')
+    if spec.writable == OVERLAY and spec.base_kind == DIRECTORY:
+        real, base = os.path.realpath(spec.overlay), os.path.realpath(spec.base_path)
+        if f"{real}/".startswith(f"{base}/") or f"{base}/".startswith(f"{real}/"):
+            raise Fault("base and overlay lie in each other", spec.overlay, f"the base is {spec.base_path}", hint=f"see {spec.origin}: name a directory of its own")
+    if userns_fd < 0:
+        return
+    hint = "put it on ext4, xfs, btrfs, f2fs, or on tmpfs with Linux 6.3 or newer"
+    if spec.writable == DIRECT and not is_base_mapped:
+        raise Fault("cannot id-map the base", spec.base_path, "its file system cannot with this kernel, and a jail is never the real root", hint=hint)
+    if spec.writable == OVERLAY:
+        place = spec.overlay
+        while not os.path.isdir(place):
+            place = os.path.dirname(place)
+        if not can_map(place, userns_fd, recursive=False):
+            raise Fault("cannot id-map the overlay", place, "its file system cannot with this kernel, and a jail is never the real root", hint=hint)
+    for bind in spec.binds:
+        if bind.is_mapped and not can_map(bind.source, userns_fd):
+            raise Fault("cannot id-map the bind", bind.source, "its file system cannot with this kernel", hint=hint)
+
+
+def _notes(spec: JailSpec, host: HostFacts, *, is_shifted: bool, is_base_mapped: bool) -> tuple[str, ...]:
+    notes = []
+    if is_shifted and spec.base_kind == DIRECTORY and not is_base_mapped:
+        notes.append(f"ids not mapped: the file system of {spec.base_path} cannot with this kernel; its files show as nobody's")
+    if spec.writable == TMPFS and spec.base_kind != HOST and host.kernel < TMPFS_XATTRS:
+        notes.append("tmpfs of this kernel stores no user xattrs: a directory of the base that was removed cannot be made again")
+    notes += [
+        f"{bind.to} can be written, but as root only with ids = \"map\": its files are those of ids that the jail does not have"
+        for bind in spec.binds if is_shifted and bind.writable and not bind.is_mapped and not os.stat(bind.source).st_mode & 0o002
+    ]
+    return tuple(notes)
+
+
+def _find_exposed(spec: JailSpec, *, is_shifted: bool) -> str:
+    """A place that the jail may write and other users of the host can reach, "" for none.
+
+    What belongs there to an id that is somebody on the host: with ids that
+    are shifted, as root's are, only where they are mapped.
+    """
+    places = [spec.base_path] if spec.writable == DIRECT else []
+    places += [bind.source for bind in spec.binds if bind.writable and (bind.is_mapped or not is_shifted)]
+    return next((place for place in places if _is_reachable(place)), "")
+
+
+def _is_reachable(path: str) -> bool:
+    """Whether everybody may enter it and every directory above."""
+    while path:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode) and not mode & 0o001:
+            return False
+        path = os.path.dirname(path) if path != "/" else ""
+    return True
+
+
+def _exposed_note(spec: JailSpec, exposed: str, *, is_root: bool) -> str:
+    """What is done about set-user-id programs there, and what is not."""
+    hint = f"chmod go-x {os.path.dirname(exposed) or exposed}"
+    if spec.has_filter:
+        return f"others can reach {exposed}: set-user-id and set-group-id bits are refused in this jail ({hint} lifts that)"
+    whose = "root's" if is_root else "yours"
+    return f"seccomp is off, and others can reach {exposed}: set-user-id programs that the jail makes there are {whose} ({hint})"
+
+
+_top: list[tuple[int, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]]] = []
+
+
 def _host_top() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """(directories, symlinks with their targets) that `base = "host"` shows of /; looked up anew when / has changed."""
+    changed_ns = os.stat("/").st_mtime_ns
+    if not _top or _top[0][0] != changed_ns:
+        _top[:] = [(changed_ns, _look_up_top())]
+    return _top[0][1]
+
+
+def _look_up_top() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     directories, links = [], []
     names = {"usr", "bin", "sbin", "opt", *(name for name in os.listdir("/") if name.startswith("lib"))}
     for name in sorted(names):
@@ -126,16 +268,15 @@ def _host_top() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     return tuple(directories), tuple(links)
 
 
-def _find_etc(names: tuple[str, ...]) -> list[tuple[str, str, bool]]:
-    """What is there, links resolved: a jail does not see where /etc/resolv.conf points to."""
+def _find_etc(names: tuple[str, ...]) -> list[tuple[str, bool]]:
+    """What is there. A symlink is followed when it is bound: the jail does not see where /etc/resolv.conf points to."""
     found = []
     for name in names:
-        real = os.path.realpath(f"/etc/{name}")
         try:
-            mode = os.stat(real).st_mode
+            mode = os.stat(f"/etc/{name}").st_mode
         except OSError:
             continue
-        found.append((name, real, stat.S_ISDIR(mode)))
+        found.append((name, stat.S_ISDIR(mode)))
     return found
 
 
@@ -146,40 +287,105 @@ def _is_directory(path: str, spec: JailSpec) -> bool:
         raise Fault.from_os("cannot bind", error, path, hint=f"make it, or change the [[bind]] in {spec.origin}") from None
 
 
+def _find_nodes(spec: JailSpec, *, is_root: bool) -> tuple[tuple[str, int, int], ...]:
+    """What has to be shown of the host's devices; a pseudo-terminal is none that could be: it is only passed on."""
+    nodes = []
+    shown = (spec.tty,) if spec.tty and not os.path.realpath(spec.tty).startswith("/dev/pts/") else ()
+    for path in dict.fromkeys((*spec.devices, *shown)):
+        try:
+            entry = os.stat(path)
+        except OSError as error:
+            fault = Fault.from_os("cannot show the device", error, path, hint=f"ls -l {quote(path)}; is its module loaded? it is named in {spec.origin}")
+            fault.is_transient = True  # it may be plugged in later
+            raise fault from None
+        if not (stat.S_ISCHR(entry.st_mode) or stat.S_ISBLK(entry.st_mode)):
+            raise Fault("cannot show the device", path, "it is none", hint=f"ls -l {quote(path)}; a [[bind]] shows files and directories")
+        if not is_root:
+            _check_access(spec, path, entry)
+        nodes.append((path, stat.S_IFMT(entry.st_mode), entry.st_rdev))
+    return tuple(nodes)
+
+
+def _check_access(spec: JailSpec, path: str, entry: os.stat_result) -> None:
+    """Without root a device is the host's node, with its owner and mode: Fault where the jail could not open it."""
+    if os.statvfs(path).f_flag & os.ST_NODEV:
+        raise Fault("cannot show the device", path, "its file system is mounted nodev", hint=f"findmnt -T {quote(path)}")
+    if not spec.is_range:
+        if os.access(path, os.R_OK) or os.access(path, os.W_OK):
+            return
+        hint = f"ls -l {path}; sudo usermod -aG GROUP-OF-IT {os.environ.get('USER', 'YOU')}, and log in again"
+        raise Fault("cannot show the device", path, "you may not open it, so neither may the jail", hint=hint)
+    is_owner = entry.st_uid == os.geteuid() and entry.st_mode & 0o600
+    is_group = entry.st_gid == os.getegid() and entry.st_mode & 0o060
+    if not (is_owner or is_group or entry.st_mode & 0o006):
+        cause = 'with ids = "range" the jail has none of your supplementary groups, and may not open it'
+        raise Fault("cannot show the device", path, cause, hint=f"take ids out of {spec.origin}, or have root's scanner run it")
+
+
 def _find_covered(directory: str) -> tuple[str, ...]:
     """Real directories there: a symlink into the runtime directory leads nowhere in the jail."""
-    covered = []
+    covered: list[str] = []
+    if not directory:
+        return ()
     for name in ("supervise", "env", "log/supervise"):
         path = f"{directory}/{name}"
-        if directory and os.path.isdir(path) and not os.path.islink(path):
+        if os.path.isdir(path) and not os.path.islink(path):
             covered.append(name)
     return tuple(covered)
 
 
-def _find_missing(
-    spec: JailSpec, base_fd: int, etc: tuple[tuple[str, str, bool], ...], binds: tuple[bool, ...]
-) -> tuple[tuple[str, bool], ...]:
-    """Mount points that a read-only base lacks; those below our own tmpfs are made there."""
+def _find_missing(spec: JailSpec, etc: tuple[tuple[str, bool], ...], binds: tuple[bool, ...]) -> tuple[tuple[str, bool], ...]:
+    """Mount points that a base lacks; those below our own tmpfs are made there. An image cannot be asked yet: all of them."""
+    if spec.base_kind == HOST:
+        return ()
     wanted = [(path, True) for path in STANDARD_DIRECTORIES]
-    wanted += [(f"/etc/{name}", is_directory) for name, _, is_directory in etc]
+    wanted += [(f"/etc/{name}", is_directory) for name, is_directory in etc]
     wanted += [(bind.to, is_directory) for bind, is_directory in zip(spec.binds, binds, strict=True)]
     wanted += [(tmpfs.at, True) for tmpfs in spec.tmpfs]
-    missing = []
-    for path, is_directory in wanted:
-        if path.startswith(("/dev/", "/proc/", "/run/", "/tmp/")):
-            continue
-        is_standard = path in STANDARD_DIRECTORIES
+    wanted = [(path, is_directory) for path, is_directory in wanted if not path.startswith(("/dev/", "/proc/", "/run/", "/tmp/"))]
+    if spec.base_kind == IMAGE:
+        return tuple(wanted)
+    try:
+        base_fd = os.open(spec.base_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Fault.from_os("cannot open the base", error, spec.base_path, hint=f"see {spec.origin}") from None
+    try:
+        return tuple((_resolve_missing(base_fd, path), is_directory) for path, is_directory in wanted if _is_missing(spec, base_fd, path))
+    finally:
+        os.close(base_fd)
+
+
+def _resolve_missing(base_fd: int, path: str) -> str:
+    """Where a missing place would be, when the symlinks of the base that lead to it have been followed."""
+    base = os.readlink(f"/proc/self/fd/{base_fd}")
+    parent, rest = path, ""
+    while parent not in {"", "/"}:
+        parent, _, name = parent.rpartition("/")
+        rest = f"/{name}{rest}"
         try:
-            os.close(openat2(base_fd, path, os.O_PATH, RESOLVE_IN_ROOT | (RESOLVE_NO_SYMLINKS if is_standard else 0)))
-        except FileNotFoundError:
-            if not _is_link(base_fd, path):  # one that leads nowhere: what it leads to is made when it is mounted
-                missing.append((path, is_directory))
-        except OSError as error:
-            if error.errno == errno.ELOOP and is_standard:
-                shown = f"{spec.base_path}{path}"
-                raise Fault("cannot use the base", shown, "it is a symlink, and has to be a directory", hint=f"rm {shown} && mkdir {shown}") from None
-            raise Fault.from_os("cannot look up in the base", error, f"{spec.base_path}{path}", hint=f"see {spec.origin}") from None
-    return tuple(missing)
+            fd = openat2(base_fd, parent or "/", os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT)
+        except OSError:
+            continue
+        try:
+            real = os.readlink(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+        return real.removeprefix(base.rstrip("/")) + rest if real.startswith(base) else path
+    return path
+
+
+def _is_missing(spec: JailSpec, base_fd: int, path: str) -> bool:
+    is_standard = path in STANDARD_DIRECTORIES
+    try:
+        os.close(openat2(base_fd, path, os.O_PATH, RESOLVE_IN_ROOT | (RESOLVE_NO_SYMLINKS if is_standard else 0)))
+    except FileNotFoundError:
+        return not _is_link(base_fd, path)  # one that leads nowhere: what it leads to is made when it is mounted
+    except OSError as error:
+        shown = f"{spec.base_path}{path}"
+        if error.errno == errno.ELOOP and is_standard:
+            raise Fault("cannot use the base", shown, "it is a symlink, and has to be a directory", hint=f"rm {shown} && mkdir {quote(shown)}") from None
+        raise Fault.from_os("cannot look up in the base", error, shown, hint=f"see {spec.origin}") from None
+    return False
 
 
 def _is_link(base_fd: int, path: str) -> bool:
@@ -189,56 +395,3 @@ def _is_link(base_fd: int, path: str) -> bool:
         return False
     os.close(fd)
     return True
-
-
-def read_inside(base_fd: int, path: str, limit: int) -> str:
-    """A regular file's text in an untrusted tree, at most `limit` bytes; "" when there is none."""
-    try:
-        path_fd = openat2(base_fd, path, os.O_PATH, RESOLVE_IN_ROOT)
-    except OSError:
-        return ""
-    try:
-        if not stat.S_ISREG(os.fstat(path_fd).st_mode):
-            return ""
-        fd = os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    finally:
-        os.close(path_fd)
-    try:
-        return os.read(fd, limit).decode(errors="replace")
-    finally:
-        os.close(fd)
-
-
-def _find_user(spec: JailSpec, base_fd: int) -> User:
-    """`user` as the jail's own passwd knows it; numbers are taken as they are."""
-    wanted = spec.user or "0"
-    uid_text, _, gid_text = wanted.partition(":")
-    entries = [line.split(":") for line in read_inside(base_fd, "/etc/passwd", PASSWD_MAX).splitlines()]
-    entries = [entry for entry in entries if len(entry) >= 7 and entry[2].isdigit() and entry[3].isdigit()]
-    by_number = uid_text.isdigit()
-    entry = next((e for e in entries if (e[2] if by_number else e[0]) == uid_text), None)
-    if entry is None and not by_number:
-        raise Fault(
-            f"{spec.origin}: the jail has no user {uid_text}", f"{spec.base_path.rstrip('/')}/etc/passwd", "no such entry",
-            hint=f"name one that is there, or a number: user = \"1000\" in {spec.origin}",
-        )
-    uid = int(uid_text) if by_number else int(entry[2] if entry else 0)
-    if gid_text and not gid_text.isdigit():
-        raise Fault(f"{spec.origin}: user: found {wanted!r}", "", 'allowed: a name, "UID" or "UID:GID"', hint=f"correct {spec.origin}")
-    gid = int(gid_text) if gid_text else int(entry[3]) if entry else uid
-    if not (uid < RANGE_SIZE and gid < RANGE_SIZE):
-        raise Fault(f"{spec.origin}: user: found {wanted!r}", "", f"ids inside a jail are below {RANGE_SIZE}", hint=f"correct {spec.origin}")
-    name, home, shell = (entry[0], entry[5], entry[6]) if entry else (("root", "/", "") if uid == 0 else (str(uid), "/", ""))
-    return User(name=name, uid=uid, gid=gid, home=_existing_home(spec, base_fd, home), shell=shell or "/bin/sh")
-
-
-def _existing_home(spec: JailSpec, base_fd: int, home: str) -> str:
-    if spec.base_kind == HOST or not home.startswith("/"):
-        return "/"
-    try:
-        os.close(openat2(base_fd, home, os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT))
-    except OSError:
-        return "/"
-    return home

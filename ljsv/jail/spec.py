@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import resource
-from dataclasses import dataclass
-
+from ljsv.frozen import Frozen
 from ljsv.linux import capabilities
-from ljsv.service.kinds import DIRECTORY, HOST
+from ljsv.service.kinds import DIRECTORY, HOST, IMAGE
 
+CHECK = ("./check",)
 TYPE_CHECKING = False  # what only annotations need is not imported: `ljexec` is started often
 if TYPE_CHECKING:
+    from ljsv.jail.limits import Setting
     from ljsv.service.read import Service
-    from ljsv.service.schema import Bind, Tmpfs
+    from ljsv.service.schema import Rootfs
 
-__all__ = ["DIRECTORY", "HOST", "PATH", "SERVICE_AT", "JailSpec", "resolve_capabilities", "spec_of"]
+__all__ = ["DIRECTORY", "HOST", "IMAGE", "PATH", "SERVICE_AT", "BindMount", "JailSpec", "TmpfsMount", "resolve_capabilities", "spec_of"]
 
 SERVICE_AT = "/run/service"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NO, TMPFS, OVERLAY, DIRECT = "no", "tmpfs", "overlay", "direct"
 DEFAULT_CAPABILITIES = frozenset(
     capabilities.NUMBERS[name]
     for name in (
@@ -26,28 +27,69 @@ DEFAULT_CAPABILITIES = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class JailSpec:
-    """One jail. Paths are absolute; `directory` is the service directory ("" for none)."""
+class BindMount(Frozen):
+    """`source` of the host at `to`. `is_mapped`: as root, files there show the jail's ids."""
+
+    source: str
+    to: str
+    writable: bool = False
+    is_mapped: bool = False
+
+
+class TmpfsMount(Frozen):
+    """An empty file system of `size` bytes at `at`."""
+
+    at: str
+    size: int = 64 << 20
+
+
+class JailSpec(Frozen):
+    """One jail. Paths are absolute; `directory` is the service directory ("" for none).
+
+    `writable` is no, tmpfs, overlay (upper/ and work/ in `overlay`, below `layer` there) or direct;
+    `user` a name in the jail's passwd, UID or UID:GID ("": its root);
+    `is_range`: more than one id is mapped, as always for root.
+    `is_privileged`: no user namespace of its own, the ids are the machine's.
+    `devices` are paths below /dev, `tty` the host's terminal that it is given.
+    `settings` are what its control group gets. `has_own_tmp`: /tmp and /run are
+    empty and forgotten, not those of the base. `origin` says where it was
+    configured, for hints.
+    """
 
     name: str
     base_kind: str
     base_path: str
     argv: tuple[str, ...]
+    image_type: str = ""
     directory: str = ""
-    writable: str = "no"
+    writable: str = NO
+    overlay: str = ""
+    layer: str = ""  # "" or "layers/N/"
     hostname: str = "jail"
     user: str = ""
+    is_range: bool = False
     network: str = "host"
     dns: str = "host"
-    binds: tuple[Bind, ...] = ()
-    tmpfs: tuple[Tmpfs, ...] = ()
+    binds: tuple[BindMount, ...] = ()
+    tmpfs: tuple[TmpfsMount, ...] = ()
+    devices: tuple[str, ...] = ()
+    tty: str = ""
+    is_privileged: bool = False
     capabilities: frozenset[int] = DEFAULT_CAPABILITIES
+    has_filter: bool = True
     env: tuple[tuple[str, str | None], ...] = ()
+    workdir: str = ""
+    has_own_tmp: bool = True
     rlimits: tuple[tuple[int, int], ...] = ()
     nice: int | None = None
     oom_score_adj: int | None = None
+    settings: tuple[Setting, ...] = ()
     origin: str = ""
+
+
+def clean(place: str) -> str:
+    """A place in the jail without doubled and trailing slashes."""
+    return "/" + "/".join(part for part in place.split("/") if part not in {"", "."})
 
 
 def resolve_capabilities(changes: tuple[str, ...]) -> frozenset[int]:
@@ -59,29 +101,50 @@ def resolve_capabilities(changes: tuple[str, ...]) -> frozenset[int]:
     return frozenset(kept)
 
 
-def spec_of(service: Service, name: str, argv: tuple[str, ...] = ("./run",)) -> JailSpec:
-    """The jail of a service, for `./run` or another of its scripts."""
+def overlay_of(rootfs: Rootfs, state: str) -> str:
+    """Where what is written to it is kept; "" where nothing is."""
+    return (rootfs.overlay or f"{state}/overlay") if rootfs.writable == OVERLAY else ""
+
+
+def spec_of(service: Service, name: str, state: str, argv: tuple[str, ...] = ()) -> JailSpec:
+    """The jail of a service, for what it runs or another of its scripts. `state` is its state directory."""
+    import resource
+
+    from ljsv.jail.limits import settings_of
+
+    argv = argv or service.argv
     rootfs, limits = service.rootfs, service.limits
     rlimits = [(resource.RLIMIT_CORE, limits.core or 0)]
     if limits.nofile is not None:
         rlimits.append((resource.RLIMIT_NOFILE, limits.nofile))
+    overlay = overlay_of(rootfs, state)
     return JailSpec(
         name=name,
         base_kind=service.base_kind,
         base_path=service.base_path,
         argv=argv,
+        image_type=service.image_type,
         directory=service.directory,
         writable=rootfs.writable,
+        overlay=overlay,
+        layer=f"layers/{service.layer}/" if overlay and service.layer else "",
         hostname=rootfs.hostname or name,
         user=rootfs.user,
+        is_range=rootfs.ids == "range",
         network=rootfs.network,
         dns=rootfs.dns,
-        binds=rootfs.bind,
-        tmpfs=rootfs.tmpfs,
+        binds=tuple(BindMount(bind.from_, clean(bind.to), bind.writable, bind.ids == "map") for bind in rootfs.bind),
+        tmpfs=tuple(TmpfsMount(clean(tmpfs.at), tmpfs.size) for tmpfs in rootfs.tmpfs),
+        devices=tuple(device.path for device in rootfs.device),
+        tty=rootfs.tty,
+        is_privileged=rootfs.security.user_namespace == "host",
         capabilities=resolve_capabilities(rootfs.security.capabilities),
-        env=service.env,
+        has_filter=rootfs.security.seccomp == "default",
+        workdir=service.workdir if argv in {service.argv, service.check_argv} and argv != CHECK else "",
+        env=((("TERM", "linux" if rootfs.tty[8:].isdigit() or rootfs.tty == "/dev/console" else "vt220"),) if rootfs.tty else ()) + service.env,
         rlimits=tuple(rlimits),
         nice=limits.nice,
         oom_score_adj=limits.oom_score_adj,
+        settings=settings_of(limits),
         origin=f"{service.directory}/rootfs",
     )
