@@ -1,0 +1,119 @@
+"""Set-user-id programs: they gain nothing inside, and what a jail leaves on the host's disk cannot be reached by anybody else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.escape.jail import Jail, succeeded
+from tests.integration.escape.test_kernel import PYTHON_BINDS
+from tests.integration.roots import small_root
+
+STRANGER = 61_299
+
+
+def marked(path: Path) -> list[str]:
+    """What below `path` has set-user-id, set-group-id or file capabilities, as the host's disk has it."""
+    found = []
+    for item in path.rglob("*"):
+        entry = item.lstat()
+        if not stat.S_ISREG(entry.st_mode):
+            continue
+        capable = "security.capability" in os.listxattr(item)
+        if entry.st_mode & 0o6000 or capable:
+            found.append(f"{item} mode {entry.st_mode & 0o7777:04o} uid {entry.st_uid}{' with capabilities' if capable else ''}")
+    return found
+
+
+def stranger_reaches(path: Path) -> bool:
+    """Whether another user gets to what lies in the directory."""
+    if os.geteuid():
+        return all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents))
+    done = subprocess.run(["ls", f"{path}/."], user=STRANGER, group=STRANGER, extra_groups=[], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def test_programs_gain_nothing(jail: Jail) -> None:
+    """A set-user-id copy of id, set-user-id programs of the host, one with file capabilities: by a bind, in the root, in an overlay. Outside the same gains."""
+    if os.geteuid():
+        pytest.skip("only root can make a set-user-id program that belongs to another: needs root")
+    shared = jail.tree.root / "shared"
+    root = small_root(jail.tree)
+    shared.mkdir()
+    everything = struct.pack("<5I", 0x02000001, 0xFFFFFFFF, 0, 0x1FF, 0)
+    owner = 0 if jail.tree.uid else STRANGER
+    for directory in (shared, root / "bin"):
+        shutil.copy("/usr/bin/id", directory / "setuid")
+        shutil.copy("/bin/cat", directory / "capable")
+        os.chown(directory / "setuid", owner, owner)
+        (directory / "setuid").chmod(0o6755)
+        os.setxattr(directory / "capable", "security.capability", everything)
+        (directory / "capable").chmod(0o755)
+    assert jail.outside("setuid", "gain", str(shared / "setuid")) == {str(shared / "setuid"): f"OK '{owner}'"}
+    binds = ("--bind", f"{shared}:/srv/ro", "--bind", f"{shared}:/srv/rw:rw")
+    rooted = ("--root", str(root), *PYTHON_BINDS)
+    for options, places in (
+        ((), ("/srv/ro", "/srv/rw")), (rooted, ("/srv/ro", "/srv/rw")), ((*rooted, "--writable", "tmpfs"), ("/srv/rw",)), ((*rooted, "--rw"), ("/srv/rw",)),
+        ((*rooted, "--overlay-dir", str(jail.tree.root / "overlay")), ("/srv/rw",)), (("--user", "1000"), ("/srv/ro",)),
+    ):
+        mine = "1000" if "--user" in options else "0"
+        results = jail.attack("setuid", "gain", *(f"{place}/setuid" for place in places), options=(*binds, *options))
+        assert set(results.values()) == {f"OK '{mine}'"}, results
+        results = jail.attack("setuid", "capabilities", *(f"{place}/capable" for place in places), options=(*binds, *options))
+        own = "0000000000000000" if "--user" in options else "00000000800405fb"
+        assert set(results.values()) <= {f"{own} {own}", "EXIT 126 "}, results
+
+
+@pytest.mark.parametrize("before", ["absent", "0755", "0755 with upper"])
+def test_nothing_left_in_an_overlay_can_be_reached(jail: Jail, before: str) -> None:
+    """The overlay's directory is 0700 from the start, also where it was there before and open."""
+    overlay = jail.tree.root / "overlay"
+    if before != "absent":
+        overlay.mkdir(mode=0o755)
+        overlay.chmod(0o755)
+        if "upper" in before:
+            (overlay / "upper").mkdir()
+            (overlay / "upper").chmod(0o755)
+        jail.tree.own(overlay)
+        assert stranger_reaches(overlay)
+    root = small_root(jail.tree)
+    options = ("--root", str(root), *PYTHON_BINDS, "--overlay-dir", str(overlay))
+    results = jail.attack("setuid", "leave", "/tmp/..", options=options)
+    assert overlay.stat().st_mode & 0o7777 == 0o700
+    assert not stranger_reaches(overlay)
+    assert not stranger_reaches(overlay / "upper")
+    if "setuid" in succeeded(results):
+        assert marked(overlay), "nothing was left: the attack was never made"
+    for name in ("run setuid", "run setgid", "run capable"):
+        assert results[name] in {"OK '0'", "EACCES"}, results
+
+
+@pytest.mark.parametrize("place", ["root", "bind"])
+def test_nothing_left_in_a_writable_place_can_be_reached(jail: Jail, place: str) -> None:
+    """`--rw` and a writable bind, whose directory everybody can enter: no set-user-id program and no file capabilities stay there."""
+    root = small_root(jail.tree)
+    shared = jail.tree.root / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    os.chown(shared, jail.tree.uid, jail.tree.uid)
+    if jail.seccomp == "off":  # nothing keeps it from that, and it is told
+        options = ["--root", str(root), "--rw"] if place == "root" or not jail.tree.uid else ["--bind", f"{shared}:/shared:rw"]
+        done = jail.tree.run("ljexec", "--seccomp", "off", *options, "--", "/bin/true")
+        assert "seccomp is off, and others can reach" in done.stderr
+        return
+    if place == "root":
+        results = jail.attack("setuid", "leave", "/", options=("--root", str(root), *PYTHON_BINDS, "--rw"))
+        left = marked(root)
+    elif not jail.tree.uid:
+        pytest.skip("as root ljexec binds no ids: what the jail writes is not root's. Services do, see the next test")
+    else:
+        results = jail.attack("setuid", "leave", "/shared", options=("--bind", f"{shared}:/shared:rw"))
+        left = marked(shared)
+    assert len(results) > 5
+    assert not left, "\n".join(left)
