@@ -73,4 +73,7 @@ def machine_detail(machine: Machine, pid: int) -> dict[str, str]:
         "term_sent": "yes" if machine.term_sent else "",
         "commanded": "yes" if machine.is_commanded else "",
         "exiting": "yes" if machine.is_exiting else "",
+        "is_waiting": "yes" if machine.is_waiting else "",
+        "was_ready": "yes" if machine.was_ready else "",
+        "ready_after": f"{machine.ready_after:.6f}" if machine.ready_after is not None else "",
     }

@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from contextlib import suppress
 
 import daemon
 
-from ljsv.errors import Fault
+from ljsv.again import module_argv
+from ljsv.errors import Fault, quote
+from ljsv.jail.cgroup import survey
 from ljsv.linux.process import PR_SET_CHILD_SUBREAPER, close_range, prctl
 
 READY = b"ready"
 WAIT_S = 60
+SYSTEMD_WAIT_S = 5
 
 
 def launch_scanner(svdir: str) -> None:
     """Start `ljsv scan` for `svdir` in the background; returns when it is ready. Fault when it is not."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # python-daemon leaves a process behind, and not every pid 1 reaps soon
+    scope = find_scope(dict(os.environ))
     ready_r, ready_w = os.pipe()
     os.set_inheritable(ready_w, True)
     pid = os.fork()
     if pid == 0:
         os.close(ready_r)
-        _become_daemon(svdir, ready_w)
+        _become_daemon(svdir, ready_w, scope)
     os.close(ready_w)
     os.waitpid(pid, 0)
     signal.signal(signal.SIGALRM, _too_long)
@@ -42,7 +45,7 @@ def launch_scanner(svdir: str) -> None:
         _reap()
     if answer != READY:
         message, _, hint = answer.decode(errors="replace").partition("\n")
-        raise Fault("cannot start a scanner", message or "it ended without a word", hint=hint or f"ljsv --svdir {svdir} scan")
+        raise Fault("cannot start a scanner", message or "it ended without a word", hint=hint or f"ljsv --svdir {quote(svdir)} scan")
 
 
 def _reap() -> None:
@@ -67,7 +70,21 @@ def _read_all(fd: int) -> bytes:
     return answer
 
 
-def _become_daemon(svdir: str, ready_w: int) -> None:
+def find_scope(environ: dict[str, str]) -> list[str]:
+    """The words that give the scanner a delegated control group of its own, where it needs one and systemd grants it; else none."""
+    if not os.path.isdir("/run/systemd/system") or environ.get("LJSV_CGROOT") or survey().is_delegated:
+        return []
+    import subprocess
+
+    words = ["systemd-run", *(["--user"] if os.geteuid() else []), "--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--"]
+    try:
+        tried = subprocess.run([*words, "true"], stdin=subprocess.DEVNULL, capture_output=True, timeout=SYSTEMD_WAIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return words if tried.returncode == 0 else []
+
+
+def _become_daemon(svdir: str, ready_w: int, scope: list[str]) -> None:
     """In the child. Never returns."""
     try:
         context = daemon.DaemonContext(
@@ -76,8 +93,8 @@ def _become_daemon(svdir: str, ready_w: int) -> None:
         )
         context.open()
         close_range(ready_w + 1, 0xFFFF_FFFF)
-        argv = [sys.executable, "-I", "-m", "ljsv.supervise.scanner", svdir, str(ready_w)]
-        os.execve(sys.executable, argv, dict(os.environ))
+        argv = [*scope, *module_argv("ljsv.supervise.scanner", svdir, str(ready_w))]
+        os.execvp(argv[0], argv)
     except BaseException as error:  # noqa: BLE001 - it must not return into the launcher
         os.write(ready_w, f"{error!r}\n".encode())
     finally:

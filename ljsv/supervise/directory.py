@@ -15,10 +15,10 @@ import stat
 from contextlib import suppress
 
 from ljsv import status
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 
 OWNER_FILE = "owner"
-SUBSCRIBERS_MAX = 256
+SUBSCRIBERS_MAX = 4096
 ALTERNATIVES_MAX = 9
 PAGE = 4096
 
@@ -43,22 +43,26 @@ def choose_runtime_folder(runtime: str, identity: str) -> str:
         owner = read_owner(folder)
         if owner in {"", identity} or not is_held(folder):
             return folder
-    raise Fault("every runtime folder is held by another service", runtime, "", hint=f"ls -l {runtime}*")
+    raise Fault("every runtime folder is held by another service", runtime, "", hint=f"ls -l {quote(runtime)}*")
 
 
 def is_held(folder: str) -> bool:
     """Whether a supervisor, or a jail that outlived its supervisor, still holds a lock there."""
-    for name in ("lock", "exit"):
-        try:
-            fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
+    return is_locked(f"{folder}/lock") or is_locked(f"{folder}/exit")
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody holds the lock on that file; False also where it is not there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
     return False
 
 
@@ -94,6 +98,8 @@ class SuperviseDirectory:
             if link:
                 os.unlink("supervise", dir_fd=self._dir_fd)
             return self._plain
+        if link and os.path.dirname(link) == os.path.dirname(runtime) and read_owner(link) == self._identity:
+            return link  # it was renamed: its records, and perhaps its jail, are there
         folder = choose_runtime_folder(runtime, self._identity)
         if link != folder:
             self._make_link(folder)
@@ -118,31 +124,27 @@ class SuperviseDirectory:
         except FileNotFoundError:
             return  # the service directory is gone; a jail of it may still be there to be stopped
         except OSError as error:
-            hint = f"ln -s {folder} {self._service_path}/supervise, where the directory can be written"
+            hint = f"ln -s {quote(folder)} {quote(f'{self._service_path}/supervise')}, where the directory can be written"
             raise Fault.from_os("cannot link supervise", error, f"{self._service_path}/supervise", hint=hint) from None
 
     def make(self) -> None:
         """Make what is missing, take the lock, open the FIFOs. Fault (111) when another supervisor holds it."""
         try:
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
-            os.chmod(self.path, 0o700)
+            os.makedirs(self.path, mode=0o700, exist_ok=True)  # one that is there keeps its mode: perhaps others may ask
             self._make_all()
         except OSError as error:
             shown = self.path.replace(self._plain, f"{self._service_path}/supervise")
-            hint = f"df {shown}" if error.errno == errno.ENOSPC else f"ls -ld {self._service_path} {shown}"
+            hint = f"df {quote(shown)}" if error.errno == errno.ENOSPC else f"ls -ld {quote(self._service_path)} {quote(shown)}"
             raise Fault.from_os("cannot make the supervise directory", error, shown, hint=hint) from None
 
     def _make_all(self) -> None:
         entry = os.stat(self.path)
         self._id = entry.st_dev, entry.st_ino
         lock_fd = os.open(f"{self.path}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock_fd)
-            raise Fault("another supervisor runs", f"{self._service_path}/supervise/lock", "it is locked", hint=f"sv status {self._service_path}") from None
-        self._close(self._lock_fd)
-        self._lock_fd = lock_fd
+        if self._lock_fd >= 0 and os.path.sameopenfile(lock_fd, self._lock_fd):
+            os.close(lock_fd)  # ours since an earlier try
+        else:
+            self._take_lock(lock_fd)
         if read_owner(self.path) not in {"", self._identity}:  # a copy brought them along: not our jail, not our state
             for name in ("jail", "exit", "detail", "staging", "log.fifo"):
                 with suppress(FileNotFoundError):
@@ -150,10 +152,21 @@ class SuperviseDirectory:
         status.write_by_rename(self.path, OWNER_FILE, f"{self._identity}\n{self._service_path}\n".encode(), 0o600)
         with suppress(FileExistsError):
             os.mkdir(f"{self.path}/event", 0o700)
+        control_fd = open_fifo(f"{self.path}/control", os.O_RDWR | os.O_NONBLOCK)
         self._close(self.control_fd)
-        self.control_fd = open_fifo(f"{self.path}/control", os.O_RDWR | os.O_NONBLOCK)
+        self.control_fd = control_fd
         self._close(self._ok_fd)
         self._ok_fd = -1
+
+    def _take_lock(self, lock_fd: int) -> None:
+        """Of a file that was just opened, instead of the one before it. Fault when another supervisor holds it."""
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock_fd)
+            raise Fault("another supervisor runs", f"{self._service_path}/supervise/lock", "it is locked", hint=f"sv status {quote(self._service_path)}") from None
+        self._close(self._lock_fd)
+        self._lock_fd = lock_fd
 
     def open_ok(self) -> None:
         """From now on clients see that somebody supervises: after the first status has been written."""
@@ -169,6 +182,10 @@ class SuperviseDirectory:
             return True
         return (entry.st_dev, entry.st_ino) != self._id
 
+    def give_up(self) -> None:
+        """Not all that belongs into it could be made: it counts as lost."""
+        self._id = (0, 0)
+
     def close(self) -> None:
         """Let go: clients see at once that nobody supervises."""
         for fd in (self._ok_fd, self.control_fd, self._lock_fd):
@@ -181,14 +198,34 @@ class SuperviseDirectory:
             os.close(fd)
 
 
+def remove_runtime_folder(runtime: str, folder: str, dir_fd: int) -> None:
+    """The service directory `dir_fd` is gone: its folder in the runtime directory goes as well, and the link to it."""
+    if os.path.dirname(folder) != runtime:
+        return
+    with suppress(OSError):
+        if os.readlink("supervise", dir_fd=dir_fd) == folder:
+            os.unlink("supervise", dir_fd=dir_fd)
+    for root in (f"{folder}/log/event", f"{folder}/log", f"{folder}/event", folder):
+        with suppress(OSError):
+            for name in os.listdir(root):
+                if not os.path.isdir(f"{root}/{name}"):
+                    os.unlink(f"{root}/{name}")
+            os.rmdir(root)
+
+
 def open_fifo(path: str, flags: int, *, shrink: bool = True, mode: int = 0o600) -> int:
     """A FIFO, made where it is missing; a page is enough for commands, and pipe pages are bounded per user."""
     with suppress(FileExistsError):
         os.mkfifo(path, mode)
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags)
+    except PermissionError:  # what runs in the jail has a descriptor of its log's, and may be its owner
+        os.chmod(path, mode)
+        fd = os.open(path, flags)
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.close(fd)
-        raise Fault("not a FIFO", path, "something else has its name", hint=f"rm {path}")
+        raise Fault("not a FIFO", path, "something else has its name", hint=f"rm {quote(path)}")
     if shrink:
         with suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PAGE)
@@ -215,3 +252,18 @@ def tell_subscribers(event_dir: str, byte: bytes, prefix: str = "") -> None:
         with suppress(BlockingIOError, BrokenPipeError):
             os.write(fd, byte)
         os.close(fd)
+
+
+def tell_scanner(folder: str, line: str) -> bool:
+    """One command into the scanner's control FIFO; whether it was taken."""
+    try:
+        fd = os.open(f"{folder}/control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        os.write(fd, line.encode())
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -45,3 +45,8 @@ def describe_change(old: Fingerprint, new: Fingerprint) -> str:
     """The names that differ, in order, with a space between; "" for none."""
     names = {entry[0] for entry in set(old) ^ set(new)}
     return " ".join(sorted(names))
+
+
+def replace_entry(old: Fingerprint, new: Fingerprint, name: str) -> Fingerprint:
+    """The old one, but with the new one's entry of that name."""
+    return tuple(entry for entry in old if entry[0] != name) + tuple(entry for entry in new if entry[0] == name)

@@ -5,7 +5,7 @@ JSON line with time, level, service and event: to standard error in the
 foreground, to a rotated file in the background. It lives as long as its
 scanner; what arrives in between waits in the FIFO.
 
-    python -I -m ljsv.supervise.journal FIFO DIRECTORY|- SCANNER_PID
+    python -I -m ljsv.supervise.journal FIFO DIRECTORY|- SCANNER_PID LOG_CAP
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import structlog
 
 from ljsv.linux.process import PR_SET_PDEATHSIG, prctl
+from ljsv.supervise.log_cap import most_of_one
 from ljsv.supervise.logfile import LogFile
 
 READ_MAX = 65536
@@ -67,12 +68,12 @@ def write_event(log: Any, line: bytes) -> None:
 
 def main() -> None:
     """Read until told to end (TERM), then take out what is left."""
-    fifo, where, scanner_pid = sys.argv[1:4]
+    fifo, where, scanner_pid, log_cap = sys.argv[1:5]
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(scanner_pid):  # it ended before we asked to be told
         return
     fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    file = None if where == "-" else LogFile(where, 10 << 20, 5)
+    file = None if where == "-" else LogFile(where, most_of_one(int(log_cap), 10 << 20), 5)
     structlog.configure(
         processors=[structlog.processors.add_log_level, _order, _render],
         wrapper_class=structlog.make_filtering_bound_logger(0),

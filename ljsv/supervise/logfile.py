@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 
 CURRENT = "current"
+TAIL_MAX = 4096
 
 
 class LogFile:
@@ -48,7 +49,7 @@ class LogFile:
                 view = view[os.write(self.fd, view) :]
         except OSError:
             with suppress(OSError):
-                os.ftruncate(self.fd, start)
+                os.ftruncate(self.fd, min(start, os.fstat(self.fd).st_size))  # it may have been emptied meanwhile (log_cap)
             raise
         self.size = start + len(data)
 
@@ -59,7 +60,8 @@ class LogFile:
         """Move `current` aside and begin a new one; the oldest beyond `keep` is removed."""
         free = next((n for n in range(1, self.keep + 1) if not os.path.exists(f"{self.path}.{n}")), self.keep)
         for number in range(free, 1, -1):
-            os.rename(f"{self.path}.{number - 1}", f"{self.path}.{number}")
+            with suppress(FileNotFoundError):  # deleted meanwhile, since all logs together were too large (log_cap)
+                os.rename(f"{self.path}.{number - 1}", f"{self.path}.{number}")
         if self.keep:
             os.rename(self.path, f"{self.path}.1")
         else:
@@ -71,3 +73,14 @@ class LogFile:
         if self.fd >= 0:
             os.close(self.fd)
         self.fd = -1
+
+
+def last_lines(path: str, count: int) -> list[str]:
+    """The last lines of a log file, at most TAIL_MAX of it; nothing where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_MAX))
+            return file.read().decode(errors="replace").splitlines()[-count:]
+    except OSError:
+        return []

@@ -37,9 +37,9 @@ class Loop:
         self._signals: dict[int, Callback] = {}
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def watch(self, fd: int, callback: Callback) -> None:
+    def watch(self, fd: int, callback: Callback, events: int = select.EPOLLIN) -> None:
         self._callbacks[fd] = callback
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, events)
 
     def forget(self, fd: int) -> None:
         """Before the descriptor is closed."""
@@ -79,9 +79,9 @@ class Loop:
             if self._timers:
                 first = min(at for at, _ in self._timers.values())
                 timeout = min(max(first - now(), 0.0), _LONGEST_WAIT_S)
-            for fd, _ in self._epoll.poll(timeout):
-                callback = self._callbacks.get(fd)
-                if callback:
+            ready = [(fd, self._callbacks.get(fd)) for fd, _ in self._epoll.poll(timeout)]
+            for fd, callback in ready:
+                if callback and self._callbacks.get(fd) is callback:  # else its number is another descriptor's by now
                     self._call(callback)
             moment = now()
             for name, (at, callback) in list(self._timers.items()):

@@ -2,7 +2,7 @@
 
 A service is in one of eight states (design, section 5):
 
-    down       nothing runs, and nothing is going to
+    down       nothing runs, and nothing is going to, unless it waits for what it needs
     starting   its jail is being built
     up         ./run runs, and is not ready yet
     ready      ./run runs and is ready
@@ -28,6 +28,7 @@ from ljsv.status import BACKOFF, DOWN, FAILED, FINISHING, READY, STARTING, STOPP
 
 WANT_UP, WANT_DOWN, WANT_ONCE = "up", "down", "once"
 RUNNING = (UP, READY)
+BY_START = "start"  # ready as soon as it runs
 BUILD_TIMEOUT_S = 60.0
 FAILURES_MAX = 1_000_000
 SHORT_RUN_S, SHORT_RUN_DELAY_S = 0.05, 0.1
@@ -38,12 +39,20 @@ START, KILL_JAIL, RUN_FINISH, EXIT = "start", "kill jail", "run finish", "exit"
 
 @dataclass(frozen=True)
 class Signal:
-    """Send this signal to the process that runs (./run or ./finish)."""
+    """Send this signal to the process that runs (./run or ./finish), unless ./control/`script` says that it has done so."""
 
     number: int
+    script: str = ""
 
 
-Action = str | Signal
+@dataclass(frozen=True)
+class Script:
+    """Run ./control/`name`, before what is sent next."""
+
+    name: str
+
+
+Action = str | Signal | Script
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,8 @@ class Rules:
     stop_timeout: float = 10.0
     finish_timeout: float = 60.0
     has_finish: bool = False
+    ready_by: str = BY_START
+    ready_timeout: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,9 @@ class Machine:
     is_paused: bool = False
     term_sent: bool = False
     is_commanded: bool = False  # the run that goes on, or has just ended, was told to end
+    is_waiting: bool = False  # in `down`: it starts when what it needs is ready
+    was_ready: bool = False  # the run that goes on, or has just ended
+    ready_after: float | None = None  # how long it took that run to be ready
     since: float = 0.0
     deadline: float | None = None
     failures: int = 0  # runs in a row that were not stable
@@ -135,25 +149,28 @@ Rule = Callable[[Machine, Event, Rules, float], Result]
 def _start(m: Machine, now: float) -> Result:
     started = replace(
         m, state=STARTING, since=now, deadline=now + BUILD_TIMEOUT_S, is_paused=False, term_sent=False,
-        is_commanded=False, result="", is_fault=False,
+        is_commanded=False, is_waiting=False, was_ready=False, ready_after=None, result="", is_fault=False,
     )
     return started, (START,)
 
 
 def _rest(m: Machine, now: float, result: str) -> Result:
     """Come to rest in `down`; on the way out, exit."""
-    resting = replace(m, state=DOWN, since=now, deadline=None, is_paused=False, term_sent=False, result=result)
+    resting = replace(m, state=DOWN, since=now, deadline=None, is_paused=False, term_sent=False, is_waiting=False, result=result)
     return resting, (EXIT,) if m.is_exiting else ()
 
 
 def _stop(m: Machine, rules: Rules, now: float) -> Result:
     stopping = replace(m, state=STOPPING, deadline=now + rules.stop_timeout, term_sent=True, is_commanded=True)
-    return stopping, (Signal(rules.stop_signal), Signal(signal.SIGCONT))
+    script = Script("x" if m.is_exiting else "d")  # first: when the signal is sent, its jail may be gone
+    return stopping, (script, Signal(rules.stop_signal, "t"), Signal(signal.SIGCONT))
 
 
 def _conclude(m: Machine, rules: Rules, now: float) -> Result:
     """What follows when a run, and its finish script, have ended."""
     end = m.end or LOST
+    if m.is_fault and m.is_commanded and m.want == WANT_UP:
+        return _start(replace(m, failures=0), now)
     if m.is_fault:
         m = replace(m, is_commanded=False)
         if m.want == WANT_DOWN or m.is_exiting:
@@ -173,17 +190,17 @@ def _conclude(m: Machine, rules: Rules, now: float) -> Result:
 
 def _again(m: Machine, rules: Rules, now: float) -> Result:
     """An automatic restart, after the wait that the last runs have earned."""
-    failures = 0 if m.run_time >= rules.stable_after else min(m.failures + 1, FAILURES_MAX)
-    m = replace(m, failures=failures, restarts=m.restarts + 1)
+    failures = 0 if m.was_ready and m.run_time >= rules.stable_after else min(m.failures + 1, FAILURES_MAX)
+    m = replace(m, failures=failures)
     if rules.give_up_after and failures >= rules.give_up_after:
-        return replace(m, state=FAILED, since=now, deadline=None, result="failed", restarts=m.restarts - 1), ()
+        return replace(m, state=FAILED, since=now, deadline=None, result="failed"), ()
     delay = rules.first_delay
     if failures:
         delay = min(rules.max_delay, rules.delay * 2.0 ** min(failures - 1, 40))
     if m.run_time < SHORT_RUN_S:
         delay = max(delay, SHORT_RUN_DELAY_S)  # whatever policy says: no machine is filled with starts
     if delay <= 0:
-        return _start(m, now)
+        return _retry(m, None, rules, now)
     return replace(m, state=BACKOFF, since=now, deadline=now + delay, is_paused=False, term_sent=False), ()
 
 
@@ -215,28 +232,31 @@ def _exit(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
 def _go_down(m: Machine, rules: Rules, now: float) -> Result:
     if m.state in RUNNING:
         return _stop(m, rules, now)
+    if m.state == STOPPING and m.deadline is not None:
+        return replace(_stop(m, rules, now)[0], deadline=m.deadline), _stop(m, rules, now)[1]
     if m.state == STARTING:
         return replace(m, state=STOPPING, deadline=now + rules.stop_timeout, is_commanded=True), (KILL_JAIL,)
-    if m.state in {BACKOFF, FAILED}:
+    if m.state in {BACKOFF, FAILED} or m.is_waiting:
         return _rest(m, now, "stopped")
     return m, (EXIT,) if m.is_exiting and m.state == DOWN else ()
 
 
 def _term(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
-    return replace(m, term_sent=True, is_commanded=True), (Signal(signal.SIGTERM),)
+    goes_on = (Signal(signal.SIGCONT),) if m.want == WANT_DOWN else ()
+    return replace(m, term_sent=True, is_commanded=True), (Signal(signal.SIGTERM, "t"), *goes_on)
 
 
 def _pause(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
-    return replace(m, is_paused=True), (Signal(signal.SIGSTOP),)
+    return replace(m, is_paused=True), (Signal(signal.SIGSTOP, "p"),)
 
 
 def _continue(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
-    return replace(m, is_paused=False), (Signal(signal.SIGCONT),)
+    return replace(m, is_paused=False), (Signal(signal.SIGCONT, "c"),)
 
 
-def _send(number: int) -> Rule:
+def _send(number: int, script: str) -> Rule:
     def rule(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
-        return m, (Signal(number),)
+        return m, (Signal(number, script if m.state != FINISHING else ""),)
 
     return rule
 
@@ -244,9 +264,39 @@ def _send(number: int) -> Rule:
 # ---- what happens by itself
 
 
-def _executed(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
+def _executed(m: Machine, event: Event, rules: Rules, now: float) -> Result:
     """./run runs; with `ready.by = "start"` that is all it takes to be ready."""
-    return replace(m, state=READY, since=now, deadline=None), ()
+    m = replace(m, state=UP, deadline=now + rules.ready_timeout)
+    return _ready(m, event, rules, now) if rules.ready_by == BY_START else (m, ())
+
+
+def _ready(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
+    return replace(m, state=READY, deadline=None, was_ready=True, ready_after=round(now - m.since, 6)), ()
+
+
+def _not_ready(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
+    """Not ready in time: ended like a run that has failed."""
+    m, actions = _stop(m, rules, now)
+    return replace(m, is_commanded=False), actions[1:]
+
+
+def _stopping(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
+    """It says itself that it is about to end."""
+    return replace(m, state=STOPPING, deadline=now + rules.stop_timeout), ()
+
+
+def _silent(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
+    """Its watchdog has heard nothing from it: ABRT, so that it leaves a core, then KILL."""
+    return replace(m, state=STOPPING, deadline=now + rules.stop_timeout), (Signal(signal.SIGABRT), Signal(signal.SIGCONT))
+
+
+def _needs_missing(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
+    """What it needs is not ready: it waits in `down`."""
+    return replace(m, state=DOWN, since=now, deadline=None, is_waiting=True), ()
+
+
+def _needs_ready(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
+    return _start(m, now) if m.is_waiting else (m, ())
 
 
 def _ended(m: Machine, event: Event, rules: Rules, now: float) -> Result:
@@ -263,12 +313,16 @@ def _build_failed(m: Machine, event: Event, rules: Rules, now: float) -> Result:
     return _conclude(m, rules, now)
 
 
+def _finish_missing(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
+    return m, (RUN_FINISH,)
+
+
 def _finish_ended(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
     return _conclude(m, rules, now)
 
 
-def _retry(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
-    return _start(m, now)
+def _retry(m: Machine, _e: Event | None, _r: Rules, now: float) -> Result:
+    return _start(replace(m, restarts=m.restarts + 1), now)
 
 
 def _kill(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
@@ -276,7 +330,11 @@ def _kill(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
 
 
 def _files_changed(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
-    """A fault is tried again when a file changes, but only where the service is wanted."""
+    """A fault is tried again when a file changes, but only where the service is wanted; what waits may need something else now."""
+    if m.state == DOWN and not m.is_waiting:
+        return m, ()
+    if m.state == FINISHING:
+        return (replace(m, is_commanded=True) if m.is_fault else m), ()
     return _start(replace(m, failures=0), now) if m.want != WANT_DOWN else (m, ())
 
 
@@ -298,21 +356,27 @@ TABLE: dict[tuple[str, str], Rule] = {
     **_rows(WITH_RUN, "t", _term),
     **_rows(WITH_RUN, "p", _pause),
     **_rows(WITH_RUN, "c", _continue),
-    **_rows((FINISHING,), "c", _send(signal.SIGCONT)),
-    **_rows(WITH_PROCESS, "k", _send(signal.SIGKILL)),
-    **_rows(WITH_PROCESS, "h", _send(signal.SIGHUP)),
-    **_rows(WITH_PROCESS, "a", _send(signal.SIGALRM)),
-    **_rows(WITH_PROCESS, "i", _send(signal.SIGINT)),
-    **_rows(WITH_PROCESS, "q", _send(signal.SIGQUIT)),
-    **_rows(WITH_PROCESS, "1", _send(signal.SIGUSR1)),
-    **_rows(WITH_PROCESS, "2", _send(signal.SIGUSR2)),
+    **_rows(WITH_PROCESS, "k", _send(signal.SIGKILL, "k")),
+    **_rows(WITH_RUN, "h", _send(signal.SIGHUP, "h")),
+    **_rows(WITH_RUN, "a", _send(signal.SIGALRM, "a")),
+    **_rows(WITH_RUN, "i", _send(signal.SIGINT, "i")),
+    **_rows(WITH_RUN, "q", _send(signal.SIGQUIT, "q")),
+    **_rows(WITH_RUN, "1", _send(signal.SIGUSR1, "1")),
+    **_rows(WITH_RUN, "2", _send(signal.SIGUSR2, "2")),
     (STARTING, "executed"): _executed,
+    (STARTING, "needs missing"): _needs_missing,
+    (DOWN, "needs ready"): _needs_ready,
+    (UP, "ready"): _ready,
+    (UP, "deadline"): _not_ready,
+    **_rows(RUNNING, "stopping", _stopping),
+    **_rows(RUNNING, "silent", _silent),
     **_rows((STARTING, *WITH_RUN), "ended", _ended),
     **_rows((STARTING, STOPPING), "build failed", _build_failed),
+    (FINISHING, "finish missing"): _finish_missing,
     (FINISHING, "finish ended"): _finish_ended,
     **_rows((STARTING, STOPPING, FINISHING), "deadline", _kill),
     (BACKOFF, "deadline"): _retry,
-    (FAILED, "files changed"): _files_changed,
+    **_rows((DOWN, FAILED, FINISHING), "files changed", _files_changed),
 }
 
 COMMANDS = frozenset("udoxtpckhaiq12")

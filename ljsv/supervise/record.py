@@ -2,7 +2,8 @@
 
 `supervise/jail`: which jail runs, written before it gets its go.
 `supervise/exit`: how it ended, written by its own pid 1, which holds the lock
-on that file while it lives. Lines: `started GENERATION`,
+on that file while it lives. It is emptied only when what followed from its
+ends is announced. Lines: `started GENERATION`,
 `ended GENERATION WAIT_STATUS`.
 """
 
@@ -10,17 +11,33 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ljsv import status
+from ljsv.jail.launch import Launch
 from ljsv.jail.pid1 import ENDED, STARTED
 from ljsv.linux.process import open_process, read_start_time
 from ljsv.supervise.machine import LOST, NOT_STARTED, End
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+EXIT_RECORD_MAX = 4096
+LOCK_TRIES, LOCK_PAUSE_S = 100, 0.01
+_WORDS = ("boot_id", "script", "user", "cgroup")
+NO_GROUP = "-"
+
 
 @dataclass(frozen=True)
 class JailRecord:
-    """One jail: pid and start time (clock ticks) of its pid 1 and of its service, on this boot."""
+    """One jail: pid and start time (clock ticks) of its pid 1, its service and what serves its image, on this boot.
+
+    `user`, `capabilities` (a bit mask), `has_filter` and `no_setid` are what it was built
+    with: who enters gets the same.
+    """
 
     boot_id: str
     generation: int
@@ -30,6 +47,17 @@ class JailRecord:
     service_pid: int
     service_start_time: int
     slot: int = -1
+    server_pid: int = 0
+    server_start_time: int = 0
+    user: str = "root"
+    capabilities: int = 0
+    has_filter: int = 1
+    no_setid: int = 0
+    log_inode: int = 0  # of the FIFO that it writes to
+    cgroup: str = NO_GROUP  # the directory of its control group
+
+    def capability_numbers(self) -> frozenset[int]:
+        return frozenset(number for number in range(64) if self.capabilities >> number & 1)
 
     def write(self, directory: str) -> None:
         """Replace `jail` in the supervise directory."""
@@ -42,8 +70,8 @@ def read_jail_record(directory: str) -> JailRecord | None:
     try:
         with open(f"{directory}/jail") as file:
             pairs = status.parse_detail(file.read(4096))
-        numbers = {k: int(v) for k, v in pairs.items() if k not in {"boot_id", "script"}}
-        return JailRecord(boot_id=pairs["boot_id"], script=pairs["script"], **numbers)
+        values: dict[str, Any] = {name: text if name in _WORDS else int(text) for name, text in pairs.items()}
+        return JailRecord(**values)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -55,16 +83,34 @@ def open_jail(record: JailRecord) -> tuple[int, int]:
     return pidfd, service_fd
 
 
-def record_of(boot_id: str, generation: int, script: str, pid: int, service_pid: int, slot: int) -> JailRecord:
-    return JailRecord(boot_id, generation, script, pid, read_start_time(pid), service_pid, read_start_time(service_pid), slot)
+def open_server(record: JailRecord) -> int:
+    """The pidfd of what serves the jail's image; -1 when it is gone, or there is none."""
+    return open_process(record.server_pid, record.server_start_time) if record.server_pid else -1
+
+
+def record_of(boot_id: str, generation: int, script: str, jail: Launch) -> JailRecord:
+    """The record of a jail whose service is known."""
+    spec = jail.spec
+    return JailRecord(
+        boot_id, generation, script, jail.pid, read_start_time(jail.pid), jail.service_pid, read_start_time(jail.service_pid),
+        jail.ids.slot, user=spec.user or "root", capabilities=sum(1 << number for number in spec.capabilities),
+        has_filter=int(spec.has_filter), no_setid=int(jail.facts.no_setid),
+    )
 
 
 def open_exit_record(directory: str) -> int:
-    """The exit record, emptied, with its lock taken: for the next jail's pid 1. BlockingIOError while a jail holds it."""
+    """The exit record with its lock taken: for the next jail's pid 1. BlockingIOError while a jail holds it.
+
+    One whose supervisor was killed before the go ends in a moment: it is waited for.
+    """
     fd = os.open(f"{directory}/exit", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        for _ in range(LOCK_TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fd
+            time.sleep(LOCK_PAUSE_S)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
     except OSError:
         os.close(fd)
         raise
@@ -79,13 +125,18 @@ def open_exit_reader(directory: str) -> int:
         return -1
 
 
-def read_exit(fd: int, generation: int) -> End:
+def read_exits(fd: int) -> str:
+    """The text of the exit record; "" for none."""
+    return os.pread(fd, EXIT_RECORD_MAX * 2, 0).decode(errors="replace") if fd >= 0 else ""
+
+
+def find_end(exits: str, generation: int) -> End:
     """How that generation ended: as recorded, not started, or lost (`-1 9`) where pid 1 was killed."""
-    is_started = False
-    for line in os.pread(fd, 4096, 0).decode(errors="replace").splitlines() if fd >= 0 else ():
+    end = NOT_STARTED
+    for line in exits.splitlines():
         words = line.split()
         if words[:2] == [STARTED, str(generation)]:
-            is_started = True
-        if words[:2] == [ENDED, str(generation)] and len(words) == 3:
-            return End.of(int(words[2])) if is_started else NOT_STARTED
-    return LOST if is_started else NOT_STARTED
+            end = LOST
+        elif words[:2] == [ENDED, str(generation)] and len(words) == 3:
+            end = End.of(int(words[2])) if end is not NOT_STARTED else NOT_STARTED
+    return end

@@ -22,20 +22,29 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ljsv import status
-from ljsv.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SYSTEM, Fault
+from ljsv import __version__, status
+from ljsv.again import load_whole, module_argv
+from ljsv.errors import EXIT_INTERRUPTED, EXIT_NOT_REACHED, EXIT_OK, EXIT_SYSTEM, Fault, quote
+from ljsv.jail import nursery
+from ljsv.jail.cgroup import survey
 from ljsv.jail.facts import host_facts
+from ljsv.jail.group import PREFIXES, YOUNG_S, Tree, dissolve, prepare, sweep_by_hand, sweep_groups
 from ljsv.jail.ids import sweep_slots
 from ljsv.linux import files, process
 from ljsv.paths import SCANNER_DIR, SERVICE_FILES, Places, is_service_name, trust_fault
 from ljsv.service import toml
+from ljsv.service.settings import Settings, read_settings
+from ljsv.supervise.arrival import TOO_LARGE, DirectoryWatches, look_at
+from ljsv.supervise.command import ESSENTIAL_FAILED
 from ljsv.supervise.directory import format_identity, open_fifo, tell_subscribers
 from ljsv.supervise.events import Events
 from ljsv.supervise.loop import Loop, now
-from ljsv.supervise.settle import BELOW_QUIET_S, DIRECTORIES_MAX, Settling
-from ljsv.supervise.supervisor import supervise
+from ljsv.supervise.notify import notify, say_reloading
+from ljsv.supervise.orphans import find_jails, mark_of
+from ljsv.supervise.process import supervise
+from ljsv.supervise.settle import BELOW_QUIET_S, Settling
 from ljsv.supervise.sweep import sweep
-from ljsv.supervise.watch import RUNTIME_MASK, SCAN_MASK, SERVICE_MASK, SETTLE_MASK, Change, Watch
+from ljsv.supervise.watch import RUNTIME_MASK, SCAN_MASK, Change, Watch
 
 RUNTIME_NAMES = frozenset({"", SCANNER_DIR, "control", "events", "event", "pid"})
 Identity = tuple[int, int, int]
@@ -48,7 +57,10 @@ JOURNAL_RETRY_S = 1.0
 STOP_TRIES = 5
 SWEEP_AFTER_S, SWEEPS_MAX = 0.5, 120
 RUNTIME_QUIET_S = 1.0
-HELD_BACK = frozenset({signal.SIGTERM, signal.SIGHUP})
+HELD_BACK = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+CAUGHT = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
+GROUP_ROOT = "LJSV_CGROOT"
+TAKEN_OVER = "LJSV_TAKEN_OVER"  # in the environment of a scanner that replaces itself: the descriptor with the lock
 COMMAND_MAX = 4096
 
 
@@ -71,6 +83,7 @@ class Entry:
     is_leaving: bool = False  # its directory is gone: the supervisor has been told to exit
     is_exited: bool = False  # told to exit by a client: not started again by itself
     problem: str = ""  # why nobody supervises it
+    held_fds: list[int] = field(default_factory=list)  # its FIFOs, while one supervisor hands over to the next
 
 
 class Scanner:
@@ -83,18 +96,25 @@ class Scanner:
         self.loop = Loop()
         self.watch = Watch()
         self.entries: dict[Identity, Entry] = {}
-        self.by_watch: dict[int, Entry] = {}
+        self.watches = DirectoryWatches[Entry](self.watch)
         self.by_name: dict[str, Entry] = {}
         self.waiting: set[str] = set()  # names whose directory waits for the end of one before it
         self.exit_code: int | None = None
         self.is_stopping = False
+        self.is_ready = False
         self.scan_watch = -1
         self.runtime_watches: set[int] = set()
         self.control_fd = self.events_fd = -1
         self.journal_pidfd = -1
+        self.groups = Tree()
+        self.jails: dict[str, list[int]] = {}  # that were there when it began
+        self.nursery_fd = self.orders_fd = self.nursery_pidfd = -1
         self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._problems = ""
+        self.settings = Settings()
         self.sweeps_left = 0
+        self.scan_fd = int(os.environ.pop(TAKEN_OVER, "-1"))
+        self.is_taking_over = self.scan_fd >= 0
         self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
 
     # ---- life of the scanner
@@ -103,12 +123,17 @@ class Scanner:
         """Scan until told to end."""
         self._lock()
         process.prctl_name("ljsv scan")
+        if os.geteuid() == 0:
+            process.protect_from_oom()
         hard = self.nofile[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (NOFILE if hard == -1 else min(NOFILE, hard), hard))
         process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
         os.umask(0o022)
         self._make_runtime()
+        self.groups = prepare(survey(os.environ.get(GROUP_ROOT, "")), os.path.basename(self.places.state))
+        self._start_nursery()  # in our own group, wherever that is by now
         self.events = Events(self.events_fd, "")
+        self._read_settings()
         self._start_journal()
         for number, callback in (
             (signal.SIGHUP, lambda: self._stop_everything(EXIT_SYSTEM)),
@@ -117,30 +142,53 @@ class Scanner:
             (signal.SIGCHLD, self._reap),
         ):
             self.loop.on_signal(number, callback)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)
         self.loop.watch(self.watch.fd, self._read_watch)
         self.scan_watch = self.watch.add_fd(self.scan_fd, SCAN_MASK)
         toml.warm_up()
         host_facts()
+        load_whole("ljsv", "ljsv.linux", "ljsv.service", "ljsv.jail", "ljsv.supervise")
         gc.collect()
         gc.freeze()
-        self.events.send("scanner started", pid=os.getpid(), svdir=self.places.svdir)
+        self.events.send("scanner started", pid=os.getpid(), svdir=self.places.svdir, version=__version__)
+        self.jails = find_jails()
         self._reconcile(self._list(), arrived=frozenset())
+        self.is_taking_over = False
         self._sweep_soon()
         self._say_ready()
         self.loop.on_error = self._loop_error
         self.loop.run(self._after_turn)
         self.events.send("scanner ended", exit=self.exit_code)
         self._end_journal()
+        if self.is_stopping and self.nursery_pidfd >= 0:
+            with suppress(OSError):  # else it ends with the last supervisor
+                signal.pidfd_send_signal(self.nursery_pidfd, signal.SIGKILL)
+                os.waitid(os.P_PIDFD, self.nursery_pidfd, os.WEXITED)
         with suppress(OSError):
             os.unlink(f"{self.places.scanner}/pid")
+        if self.is_stopping:
+            dissolve(self.groups)
         return self.exit_code if self.exit_code is not None else EXIT_SYSTEM
+
+    def _read_settings(self) -> None:
+        """A fault in them is told, and keeps no service from running."""
+        try:
+            self.settings = read_settings(dict(os.environ), os.geteuid())
+        except Fault as fault:
+            self.events.send("the settings are not used", "error", fault=str(fault), hint=fault.hint)
 
     def _loop_error(self, error: Exception) -> None:
         self.events.send("error in the scanner's loop", "error", cause=repr(error), trace=traceback.format_exc(limit=-3))
 
     def _lock(self) -> None:
         """One scanner for a scan directory: the lock is on the directory itself."""
-        self.scan_fd = os.open(self.places.svdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self.is_taking_over:
+            os.set_inheritable(self.scan_fd, False)
+            return
+        try:
+            self.scan_fd = os.open(self.places.svdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Fault.from_os("cannot open the scan directory", error, self.places.svdir, hint=f"mkdir -p {quote(self.places.svdir)}") from None
         try:
             fcntl.flock(self.scan_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -153,10 +201,12 @@ class Scanner:
         try:
             os.makedirs(f"{folder}/event", mode=0o700, exist_ok=True)
             os.chmod(folder, 0o700)
+            control_fd = open_fifo(f"{folder}/control", os.O_RDWR | os.O_NONBLOCK)
             if self.control_fd >= 0:
                 self.loop.forget(self.control_fd)
                 os.close(self.control_fd)
-            self.control_fd = open_fifo(f"{folder}/control", os.O_RDWR | os.O_NONBLOCK)
+            self.control_fd = control_fd
+            self.loop.watch(self.control_fd, self._read_control)
             events_fd = open_fifo(f"{folder}/events", os.O_RDWR | os.O_NONBLOCK, shrink=False)
             if self.events_fd >= 0:
                 os.dup2(events_fd, self.events_fd, inheritable=False)
@@ -166,14 +216,18 @@ class Scanner:
             me = f"{os.getpid()} {process.read_start_time(os.getpid())}\n"
             status.write_by_rename(folder, "pid", me.encode())
         except OSError as error:
-            raise Fault.from_os("cannot make the scanner's folder", error, hint=f"df {folder}; ls -ld {folder}") from None
-        self.loop.watch(self.control_fd, self._read_control)
+            raise Fault.from_os("cannot make the scanner's folder", error, hint=f"df {quote(folder)}; ls -ld {quote(folder)}") from None
         watched = [folder, *([self.places.runtime] if self.places.runtime else [])]
         self.runtime_watches = {self.watch.add(path, RUNTIME_MASK) for path in watched} - {-1}
 
     def _say_ready(self) -> None:
-        """Tell the launcher, once every supervisor has begun or failed."""
-        if self.ready_fd >= 0 and all(entry.begun_fd < 0 for entry in self.entries.values()):
+        """Tell whoever has started it, once every supervisor has begun or failed."""
+        if self.is_ready or any(entry.begun_fd >= 0 for entry in self.entries.values()):
+            return
+        self.is_ready = True
+        if self.is_foreground:
+            notify("READY=1", f"STATUS=supervising {len(self.entries)} services in {self.places.svdir}")
+        if self.ready_fd >= 0:
             with suppress(OSError):
                 os.write(self.ready_fd, b"ready")
             os.close(self.ready_fd)
@@ -196,22 +250,26 @@ class Scanner:
         if self.is_stopping:
             self.loop.stop()
         self.is_stopping = True
+        if self.is_foreground:
+            notify("STOPPING=1", "STATUS=stopping all services")
         self.exit_code = code
         for entry in list(self.entries.values()):
             if entry.settling:
                 self._forget(entry)
             else:
                 entry.failures = 0
-                self._stop(entry)
+                self._stop(entry, signal.SIGUSR1)
 
-    def _stop(self, entry: Entry) -> None:
-        """TERM to its supervisor. A jail that has lost its supervisor gets one, so that it is stopped as well."""
+    def _stop(self, entry: Entry, number: int = signal.SIGTERM) -> None:
+        """TERM to its supervisor, or USR1: exit in order. A jail that has lost its supervisor gets one, so that it is stopped as well."""
         if entry.pidfd < 0 and not entry.is_exited and entry.failures < STOP_TRIES:
             entry.failures += 1
             self._spawn(entry)
-        self._tell(entry, signal.SIGTERM)
+        self._tell(entry, number)
 
     def _leave_running(self) -> None:
+        if self.is_foreground:
+            notify("STOPPING=1", "STATUS=ending; supervisors and services go on")
         self.exit_code = EXIT_OK
         self.loop.stop()
 
@@ -227,13 +285,51 @@ class Scanner:
             if any(entry.pid == pid for entry in self.entries.values()):
                 self.exits[pid] = wait_status
 
-    # ---- the journal
+    # ---- the nursery, and the journal
+
+    def _start_nursery(self) -> None:
+        """The first from the disk, since it is small; one after it from this process, since what is on the disk may be newer by then."""
+        if self.nursery_fd < 0:
+            self.nursery_fd, self.orders_fd = nursery.make_orders()
+            pid = nursery.spawn(self.nursery_fd, self.places.svdir)
+            self.nursery_pidfd = os.pidfd_open(pid)
+        else:
+            try:
+                pid, self.nursery_pidfd = process.clone3(process.CLONE_PIDFD)
+            except OSError as error:
+                self.events.send("cannot fork", "error", name=nursery.NAME, cause=error.strerror)
+                self.loop.set_timer("nursery", now() + RESPAWN_FIRST_S, self._start_nursery)
+                return
+            if pid == 0:
+                self._forget_signals()
+                nursery.become_nursery(self.nursery_fd)
+        self.loop.watch(self.nursery_pidfd, self._nursery_ended)
+
+    def _nursery_ended(self) -> None:
+        self._close_pidfd(self.nursery_pidfd)
+        self.nursery_pidfd = -1
+        if self.exit_code is None:
+            self.events.send("nursery gone: starting another", "warning")
+            self.loop.set_timer("nursery", now() + RESPAWN_FIRST_S, self._start_nursery)
+
+    @staticmethod
+    def _forget_signals() -> None:
+        """In a child: nothing of ours is called."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _start_journal(self) -> None:
         where = "-" if self.is_foreground else f"{self.places.logs}/.scanner"
-        argv = [sys.executable, "-I", "-m", "ljsv.supervise.journal", f"{self.places.scanner}/events", where, str(os.getpid())]
+        argv = module_argv("ljsv.supervise.journal", f"{self.places.scanner}/events", where, str(os.getpid()), str(self.settings.log_cap))
         env = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-        pid = os.posix_spawn(sys.executable, argv, env, setsigmask=[signal.SIGTERM])  # until it can take it
+        try:
+            pid = os.posix_spawn(sys.executable, argv, env, setsigmask=[signal.SIGTERM])  # until it can take it
+        except OSError as error:
+            self.events.send("cannot start the journal", "error", path=sys.executable, cause=error.strerror)
+            self.loop.set_timer("journal", now() + JOURNAL_RETRY_S, self._start_journal)
+            return
         self.journal_pidfd = os.pidfd_open(pid)
         self.loop.watch(self.journal_pidfd, self._journal_ended)
 
@@ -274,9 +370,9 @@ class Scanner:
             elif change.watch in self.runtime_watches:
                 if change.name in RUNTIME_NAMES or change.name in self.by_name:
                     self.loop.set_timer("runtime", now() + RUNTIME_QUIET_S, self._mend_runtime)
-            elif change.watch in self.by_watch:
-                entry = self.by_watch[change.watch]
-                if self._touch(entry, change):
+            else:
+                entry = self.watches.owner(change.watch)
+                if entry and self._touch(entry, change):
                     touched[entry.identity] = entry
         if has_overflowed:
             self.events.send("inotify queue overflow: looking at everything", "warning")
@@ -393,7 +489,8 @@ class Scanner:
 
     def _forget(self, entry: Entry) -> None:
         self.loop.set_timer(f"entry {entry.identity}", None, lambda: None)
-        self._unwatch(entry)
+        self.watches.remove(entry)
+        self._release(entry)
         if entry.begun_fd >= 0:
             self.loop.forget(entry.begun_fd)
             os.close(entry.begun_fd)
@@ -420,14 +517,14 @@ class Scanner:
         self.sweeps_left -= 1
         if os.geteuid() == 0:
             sweep_slots()
-        if sweep(self.places.runtime or "", identities) and self.sweeps_left > 0:
+        sweep_by_hand(os.path.dirname(self.groups.path))
+        has_young = sweep_groups(self.groups.path, PREFIXES)
+        if self.sweeps_left <= 0:
+            return
+        if sweep(self.places.runtime or "", identities):
             self.loop.set_timer("sweep", now() + SWEEP_AFTER_S, self._sweep)
-
-    def _unwatch(self, entry: Entry) -> None:
-        for watch in entry.watches:
-            self.watch.remove(watch)
-            self.by_watch.pop(watch, None)
-        entry.watches.clear()
+        elif has_young:
+            self.loop.set_timer("sweep", now() + YOUNG_S, self._sweep)
 
     # ---- arrival and settling
 
@@ -438,34 +535,30 @@ class Scanner:
         age = time.time() - os.fstat(fd).st_ctime
         entry = Entry(name, identity, fd)
         self.entries[identity] = self.by_name[name] = entry
-        self._watch_entry(entry, SERVICE_MASK)
+        self._watch_entry(entry)
         is_link = os.path.islink(f"{self.places.svdir}/{name}")
         has_lived = os.path.exists(f"{self._supervise_of(entry)}/jail")
         if is_whole or is_link or not 0 <= age < BELOW_QUIET_S or has_lived or self._supervisor_of(entry):
             self._spawn(entry)
             return
         entry.settling = Settling(now(), now())
-        self._watch_entry(entry, SETTLE_MASK)
+        self._watch_entry(entry, is_settling=True)
         self._look_at(entry)
 
-    def _watch_entry(self, entry: Entry, mask: int) -> None:
-        try:
-            watch = self.watch.add_fd(entry.dir_fd, mask)
-        except OSError as error:
-            entry.problem = f"changes are not noticed: inotify: {error.strerror} (sysctl fs.inotify.max_user_watches)"
-            self.events.send("cannot watch", "error", name=entry.name, cause=error.strerror)
-            return
-        if watch >= 0:
-            entry.watches.add(watch)
-            self.by_watch[watch] = entry
+    def _watch_entry(self, entry: Entry, *, is_settling: bool = False) -> None:
+        problem = self.watches.add(entry, is_settling=is_settling)
+        if problem:
+            entry.problem = problem
+            self.events.send("cannot watch", "error", name=entry.name, cause=problem)
 
     def _touch(self, entry: Entry, change: Change) -> bool:
         """A change in a service directory; whether its supervisor has to know."""
         if change.is_ended:
-            entry.watches.discard(change.watch)
-            self.by_watch.pop(change.watch, None)
+            self.watches.ended(entry, change.watch)
             return False
         if not entry.settling:
+            if change.name == "log":
+                self.watches.add_log(entry)
             return change.name in SERVICE_FILES or not change.name  # without a name: the directory itself
         moment = now()
         if change.watch == min(entry.watches, default=-1):  # the top level's watch is the entry's first
@@ -480,46 +573,12 @@ class Scanner:
         settling = entry.settling
         if settling is None:
             return
-        has = {name: _lookup(entry.dir_fd, name) for name in ("run", "rootfs")}
-        settling.is_complete = all(has.values())
-        settling.has_tree = has["rootfs"] in {"directory", "large"}
-        if settling.has_tree and has["rootfs"] == "directory" and not self._watch_below(entry):
+        entry.problem = look_at(entry.dir_fd, settling)
+        if settling.has_root and not self.watches.add_rootfs(entry):
+            entry.problem = TOO_LARGE
+            self._watch_entry(entry)
             return
-        entry.problem = "being filled: it starts when nothing has changed for a moment" if settling.is_complete else (
-            "waits for " + " and ".join(name for name, kind in has.items() if not kind)
-        )
         self.loop.set_timer(f"entry {entry.identity}", settling.due(), lambda: self._settled(entry))
-
-    def _watch_below(self, entry: Entry) -> bool:
-        """Watch every directory below `rootfs`; False when there are too many."""
-        pending = ["rootfs"]
-        count = 0
-        while pending:
-            path = pending.pop()
-            count += 1
-            if count > DIRECTORIES_MAX:
-                self._unwatch(entry)
-                entry.problem = f"more than {DIRECTORIES_MAX} directories: fill it elsewhere, and rename it in"
-                self._watch_entry(entry, SERVICE_MASK)
-                return False
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry.dir_fd)
-            except OSError:
-                continue
-            try:
-                self._watch_fd(entry, fd)
-                with os.scandir(fd) as listing:
-                    pending += [f"{path}/{item.name}" for item in listing if item.is_dir(follow_symlinks=False)]
-            finally:
-                os.close(fd)
-        return True
-
-    def _watch_fd(self, entry: Entry, fd: int) -> None:
-        with suppress(OSError):
-            watch = self.watch.add_fd(fd, SETTLE_MASK)
-            if watch >= 0:
-                entry.watches.add(watch)
-                self.by_watch[watch] = entry
 
     def _settled(self, entry: Entry) -> None:
         if entry.settling is None or entry.is_leaving:
@@ -528,8 +587,8 @@ class Scanner:
             self._look_at(entry)
             return
         entry.settling = None
-        self._unwatch(entry)
-        self._watch_entry(entry, SERVICE_MASK)
+        self.watches.remove(entry)
+        self._watch_entry(entry)
         self._spawn(entry)
 
     # ---- supervisors
@@ -551,7 +610,9 @@ class Scanner:
         words: list[str] = []
         with suppress(OSError):
             words = status.read_detail(self._supervise_of(entry)).get("supervisor", "").split()
-        return (int(words[0]), int(words[1])) if len(words) == 2 else (0, 0)
+        if len(words) == 2:
+            return int(words[0]), int(words[1])
+        return _holder_of(entry.dir_fd)
 
     def _supervise_of(self, entry: Entry) -> str:
         """Through the descriptor, also where the directory was moved away; its runtime folder outlives even its deletion."""
@@ -570,20 +631,76 @@ class Scanner:
         living = self._supervisor_of(entry)
         if living is not None:
             entry.pidfd = process.open_process(*living) if living[0] else -1
-            if entry.pidfd < 0:  # it has just begun or is just ending
+            # The one that is named is dead: another has just begun, or what runs in the jail holds the lock, since it
+            # sees the directory. A second look tells; supervise/lock, which no jail sees, decides.
+            is_jail = entry.pidfd < 0 and living[0] and entry.failures > 0
+            if entry.pidfd < 0 and not is_jail:
                 self._respawn_later(entry)
                 return
-            entry.pid, entry.is_child = living[0], False
-        elif not self._fork(entry):
+            if is_jail:
+                living = None
+                self.events.send("the service directory is locked by what is no supervisor: not waiting for it", "warning", name=entry.name)
+            else:
+                entry.pid, entry.is_child = living[0], False
+        if living is None and not self._fork(entry):
             return
         entry.problem = ""
         entry.is_exited = False
         entry.spawned_at = now()
         self.loop.watch(entry.pidfd, lambda: self._supervisor_ended(entry))
-        if living is not None:
+        if living is not None and self.is_taking_over:
+            self._replace(entry)
+        elif living is not None:
             self._tell(entry, signal.SIGHUP)
 
+    def _replace(self, entry: Entry) -> None:
+        """Another supervisor takes the service over; whoever looks at its FIFOs meanwhile finds them held."""
+        supervise_path = self._supervise_of(entry)
+        for path in (supervise_path, f"/proc/self/fd/{entry.dir_fd}/log/supervise"):
+            for name in ("ok", "control"):
+                with suppress(OSError):
+                    entry.held_fds.append(os.open(f"{path}/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        self._tell(entry, signal.SIGUSR2)
+
+    @staticmethod
+    def _release(entry: Entry) -> None:
+        while entry.held_fds:
+            os.close(entry.held_fds.pop())
+
+    def _upgrade(self) -> None:
+        """Become a scanner of the code that is installed now, in this process; the supervisors follow one by one."""
+        self.events.send("upgrade: the scanner replaces itself")
+        if self.is_foreground:
+            say_reloading()
+        self._end_journal()
+        signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.nofile)
+        os.set_inheritable(self.scan_fd, True)
+        os.environ[TAKEN_OVER] = str(self.scan_fd)
+        try:
+            os.execv(sys.executable, sys.orig_argv)
+        except OSError as error:
+            os.set_inheritable(self.scan_fd, False)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)
+            self.events.send("cannot upgrade", "error", path=sys.executable, cause=error.strerror)
+            if self.is_foreground:
+                notify("READY=1", "STATUS=could not upgrade: see the journal")
+            self._journal_ended()
+
+    def _lost_jails(self, entry: Entry) -> dict[str, list[int]]:
+        """What may run for this directory, by mark, where its supervise directory knows of nothing."""
+        if os.path.exists(f"{self._supervise_of(entry)}/detail"):
+            return {}
+        jails = find_jails() if entry.spawned_at else self.jails
+        marks = [mark_of(entry.identity)]
+        with suppress(OSError):
+            log_fd = os.open("log", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=entry.dir_fd)
+            marks.append(mark_of(files.read_identity(log_fd)))
+            os.close(log_fd)
+        return {mark: jails[mark] for mark in marks if mark in jails}
+
     def _fork(self, entry: Entry) -> bool:
+        lost = self._lost_jails(entry)
         begun_fd, begun_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # until the child can take them
         try:
@@ -596,34 +713,30 @@ class Scanner:
             self._respawn_later(entry)
             return False
         if pid == 0:
-            self._become_supervisor(entry, begun_w)
+            self._become_supervisor(entry, begun_w, lost)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
         os.close(begun_w)
         entry.pid, entry.pidfd, entry.begun_fd, entry.is_child = pid, pidfd, begun_fd, True
         self.loop.watch(begun_fd, lambda: self._supervisor_began(entry))
         return True
 
-    def _become_supervisor(self, entry: Entry, begun_w: int) -> None:
+    def _become_supervisor(self, entry: Entry, begun_w: int, lost: dict[str, list[int]]) -> None:
         """In the child. Never returns."""
         code = 111
         try:
             os.setsid()
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._forget_signals()
             # The lock is on this description of the directory, which nobody else has.
             dir_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
                 os.dup2(null_fd, standard)
-            process.close_all_except(0, 1, 2, dir_fd, self.events_fd, begun_w)
-            fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            supervise(self.places, entry.name, dir_fd, self.events_fd, begun_w, self.nofile)
-        except BlockingIOError:
-            os.write(begun_w, b"another supervisor runs: the service directory is locked\n")
+            process.close_all_except(0, 1, 2, dir_fd, self.events_fd, self.orders_fd, begun_w)
+            with suppress(BlockingIOError):  # then supervise/lock decides, see _spawn
+                fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            supervise(self.places, entry.name, dir_fd, self.events_fd, begun_w, self.nofile, self.groups, self.orders_fd, self.settings.log_cap, lost)
         except OSError as error:
-            os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {self.places.svdir}/{entry.name}".encode())
+            os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self.places.svdir}/{entry.name}')}".encode())
         finally:
             os._exit(code)
 
@@ -635,6 +748,7 @@ class Scanner:
         self.loop.forget(entry.begun_fd)
         os.close(entry.begun_fd)
         entry.begun_fd = -1
+        self._release(entry)
         self._supervise_of(entry)
         entry.problem = " hint: ".join(line for line in text.decode(errors="replace").split("\n") if line)
         tell_subscribers(f"{self.places.scanner}/event", b"s")
@@ -647,7 +761,7 @@ class Scanner:
         entry.pidfd, entry.pid = -1, 0
         if entry.is_leaving or self.is_stopping:
             if not is_told and entry.failures < STOP_TRIES:
-                self._stop(entry)
+                self._stop(entry, signal.SIGUSR1 if self.is_stopping else signal.SIGTERM)
             if entry.pidfd < 0:
                 self._forget(entry)
             return
@@ -708,6 +822,11 @@ class Scanner:
             verb, _, name = line.partition(" ")
             if verb == "exit":
                 self._stop_everything(EXIT_OK)
+            elif verb == "upgrade":
+                self._upgrade()
+            elif verb == "essential" and not self.is_stopping:
+                self.events.send("stopping everything: an essential service has failed", "error", name=name)
+                self._stop_everything(EXIT_NOT_REACHED)
             elif verb == "rescan":
                 self._reconcile(sorted({*self._list(), *self.by_name}), arrived=frozenset())
             elif verb == "supervise" and is_service_name(name):
@@ -720,8 +839,8 @@ class Scanner:
             self._reconcile([name], arrived=frozenset({name}))
         elif entry.settling:
             entry.settling = None
-            self._unwatch(entry)
-            self._watch_entry(entry, SERVICE_MASK)
+            self.watches.remove(entry)
+            self._watch_entry(entry)
             self._spawn(entry)
         elif entry.pidfd < 0 and not entry.is_leaving:
             entry.failures = 0
@@ -756,24 +875,28 @@ class Scanner:
 
 
 
-def _lookup(dir_fd: int, name: str) -> str:
-    """"directory", "large" (an image being written), "file", or "" where there is nothing."""
-    try:
-        mode = os.stat(name, dir_fd=dir_fd)
-    except OSError:
-        return ""
-    if mode.st_mode & 0o170000 == 0o040000:
-        return "directory"
-    return "large" if mode.st_size > 65536 else "file"
+def _holder_of(dir_fd: int) -> tuple[int, int]:
+    """(pid, start time) of the supervisor that holds the lock, where its supervise directory has vanished; zeros for none."""
+    pid = process.find_lock_holder(dir_fd)
+    with suppress(OSError):
+        in_our_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            if pid and in_our_namespace and file.read().startswith("ljsv "):
+                return pid, process.read_start_time(pid)
+    return 0, 0
 
 
 def main() -> int:
     """`python -I -m ljsv.supervise.scanner SVDIR READY_FD`: what the background launcher executes."""
     svdir, ready_fd = sys.argv[1], int(sys.argv[2])
-    os.set_inheritable(ready_fd, False)
+    if TAKEN_OVER in os.environ:
+        ready_fd = -1  # that number is another descriptor's by now
+    else:
+        os.set_inheritable(ready_fd, False)
     try:
         places = Places(svdir, dict(os.environ), os.geteuid())
-        return Scanner(places, is_foreground=False, ready_fd=ready_fd).main()
+        code = Scanner(places, is_foreground=False, ready_fd=ready_fd).main()
+        return ESSENTIAL_FAILED if code == EXIT_NOT_REACHED else code
     except Fault as fault:
         with suppress(OSError):
             os.write(ready_fd, f"{fault}\n{fault.hint}".encode(errors="replace"))

@@ -17,6 +17,7 @@ class Settling:
     top_change: float
     below_change: float
     has_tree: bool = False  # it holds a root directory or an image
+    has_root: bool = False  # a root directory: what is below it is watched
     is_complete: bool = False  # run and rootfs are there
 
     def due(self) -> float:

@@ -17,177 +17,263 @@ from dataclasses import replace
 
 from ljsv import status
 from ljsv.errors import Fault
-from ljsv.jail import ids, launch
-from ljsv.jail.spec import JailSpec, spec_of
-from ljsv.linux import files, process
+from ljsv.jail import terminal
+from ljsv.jail.cgroup import NOT_ENFORCED, unenforced
+from ljsv.jail.limits import settings_of
+from ljsv.jail.spec import HOST, JailSpec, overlay_of, spec_of
+from ljsv.linux import process
 from ljsv.paths import Places, is_service_name
-from ljsv.service.read import Service, read_service
-from ljsv.service.toml import SIGNALS
+from ljsv.service.read import Service
 from ljsv.supervise import machine as table
 from ljsv.supervise import record
 from ljsv.supervise.announce import Announcer
-from ljsv.supervise.directory import SuperviseDirectory, format_identity, tell_subscribers
+from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
+from ljsv.supervise.directory import SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
 from ljsv.supervise.events import Events
-from ljsv.supervise.fingerprint import Fingerprint, describe_change, take_fingerprint
-from ljsv.supervise.log import LOG_FOLLOWER, Log
+from ljsv.supervise.jail import ServiceJail
+from ljsv.supervise.limits import JailGroup
 from ljsv.supervise.logfile import LogFile
+from ljsv.supervise.logs import Logs
 from ljsv.supervise.loop import Loop, now
-from ljsv.supervise.machine import Action, Event, Machine, Rules, Signal
-from ljsv.supervise.restore import restore_machine
+from ljsv.supervise.machine import BY_START, Action, Event, Machine, Script, Signal
+from ljsv.supervise.needs import Needs, name_dependents, open_dependents
+from ljsv.supervise.orphans import mark_of
+from ljsv.supervise.readiness import Readiness, Wires
+from ljsv.supervise.restore import FINISH, RUN, CarryOn, Left, adopt, carry_on
+from ljsv.supervise.scripts import Scripts
+from ljsv.supervise.source import Source
 
-RUN, FINISH = "run", "finish"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ljsv.jail.group import Tree
+    from ljsv.supervise.deployer import Deployer
+    from ljsv.supervise.log_service import LogService
+
+BEFORE_RUN = "control/u"
+DEPLOY = "g"  # in the control FIFO: a deployment is asked for in the state directory
 RETRY_S = 1.0
+FINISH_PATIENCE_S = 10.0  # for what passes: the jail that a killed supervisor has begun, a descriptor too many
+CONTROL_TIMEOUT_S = 10.0
+EXIT_HANDED_OVER = 3
 MEND_AFTER_S = 2.0
+DEATHS = frozenset({"ended", "build failed"})
+AT_REST = (status.DOWN, status.FAILED)
 FILES_QUIET_S = 0.05
-PUMPS_A_TURN = 64
-AUTOMATIC = frozenset({"deadline", "ended", "finish ended", "build failed"})
+LOG_MAX, LOG_KEEP = 10 << 20, 5
+AUTOMATIC = frozenset({"deadline", "ended", "finish ended", "build failed", "needs ready"})
 
 
-def rules_of(service: Service) -> Rules:
-    """What the table needs of the service's policy."""
-    policy = service.policy
-    restart, stop = policy.restart, policy.stop
-    return Rules(
-        restart.when, restart.first_delay, restart.delay, restart.max_delay, restart.stable_after,
-        restart.give_up_after, SIGNALS[stop.signal], stop.timeout, policy.scripts.finish, service.has_finish,
-    )
+def describe_jail(service: Service) -> str:
+    """`debian-12 + overlay`, in a word or two."""
+    name = service.deployed or service.image_name or ("host" if service.base_kind == HOST else os.path.basename(service.base_path))
+    extra: list[str] = [service.rootfs.writable] if service.rootfs.writable != "no" else []
+    extra += ["privileged"] if service.rootfs.security.user_namespace == "host" else []
+    return " + ".join([name, *extra])
 
 
 class Supervisor:
     """One service. Owns its jail, its log and its supervise directory."""
 
-    def __init__(self, places: Places, name: str, dir_fd: int, events: Events, nofile: tuple[int, int]) -> None:
+    source_class = Source
+    has_deployments = True
+
+    def __init__(
+        self,
+        places: Places,
+        name: str,
+        dir_fd: int,
+        events: Events,
+        nofile: tuple[int, int],
+        groups: Tree,
+        *,
+        orders_fd: int = -1,
+        log_cap: int = 0,
+        loop: Loop | None = None,
+        make_log_service: Callable[[Supervisor], LogService] | None = None,
+    ) -> None:
         self.places = places
-        self.name = name
+        self.name = self.key = name
         self.dir_fd = dir_fd
         self.events = events
         self.nofile = nofile
-        self.identity = files.read_identity(dir_fd)
+        self.orders_fd = orders_fd
         self.boot_id = process.read_boot_id()
-        self.loop = Loop()
-        self.machine = Machine()
-        self.rules = Rules()
-        self.service: Service | None = None
-        self.path = ""
-        self.normally = "up"
-        self.running_print: Fingerprint = ()
-        self.good_print: Fingerprint = ()
-        self.changed = ""
-        self.edit_fault: Fault | None = None
-        self.fault: Fault | None = None
-        self.launch: launch.Launch | None = None
-        self.spec: JailSpec | None = None
-        self.script = RUN
-        self.generation = 0
-        self.jail_fd = self.service_fd = -1
-        self.service_pid = 0
-        self.slot = -1
-        self.exit_fd = -1
-        self.jail_record: record.JailRecord | None = None
-        self.is_unsure = False  # adopted between record and go: perhaps it was never started
-        self.is_at_exec = False
-        self.is_done = False
-        self.is_dirty = True
         self.me = f"{os.getpid()} {process.read_start_time(os.getpid())}"
-        self._look()
-        self.directory = SuperviseDirectory(self.path, dir_fd, places.runtime_of(name), format_identity(self.identity))
+        self.loop = loop or Loop()
+        self.groups = groups
+        self.log_cap = log_cap
+        self.group = JailGroup(groups, self.loop, events, self.key, self._stuck)
+        self.machine = Machine()
+        self.source = self.source_class(dir_fd)
+        self.deployer: Deployer | None = None
+        if self.has_deployments:
+            self.source.find_state = lambda: self.places.state_of(self.name)
+        self.directory = SuperviseDirectory(self.source.path, dir_fd, places.runtime_of(name), format_identity(self.source.identity))
         self.announcer = Announcer(self.directory.path)
-        self.logs: list[Log] = []  # the newest last; older ones only until their jail has ended
-        self.log_fault = ""
+        self.fault: Fault | None = None
+        self.failed_stage = self.reason = self.why = ""
+        self._death: dict[str, Any] | None = None  # remembered, and not written yet
+        self.is_unsure = False  # adopted between record and go: perhaps it was never started
+        self.is_done = self.is_exiting_with_log = False
+        self.is_dirty = True
+        self.announce_at = 0.0  # not before: it could not be written
+        self.is_mending = False  # the supervise directory is to be made anew in a moment
+        self.pending = ""  # commands that were read with the one that is obeyed now
+        self.begun_fd = -1
+        self.jail = ServiceJail(
+            self.loop, events, self.group, self.boot_id, mark_of(self.source.identity), lambda: self.directory.path, self._touch, self._try_announce,
+            lambda: self.feed(Event("executed")), self._jail_gone, orders_fd,
+        )
+        self.logs = Logs(self.loop, f"{name} log", events, LogFile(places.log_of(name), LOG_MAX, LOG_KEEP), self._touch)
+        self.needs = Needs(places, self.loop, self._needs_changed)
+        self.waiting: tuple[str, ...] = ()
+        self.scripts = Scripts(self.loop, f"{name} script", events, self._begin_script)
+        self.readiness = Readiness(self.loop, name, events, self.scripts, self._said, self._touch)
+        self._make_log_service = make_log_service
+        self.log_service: LogService | None = None
+        self.holding: dict[int, str] = {}  # told to exit in order: who has to end first
+
+    def _touch(self) -> None:
+        """What is announced is different."""
+        self.is_dirty = True
 
     # ---- life of the supervisor
 
     def main(self, begun_fd: int) -> None:
-        """Take over the service, close `begun_fd`, and supervise until told to exit."""
+        """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit."""
         self.directory.make()
+        self.source.load_quietly()  # where the log goes, before what is in it goes there
         self._open_log()
+        self._look_for_log_service()
         self.loop.on_signal(signal.SIGTERM, lambda: self.feed(Event("x")))
         self.loop.on_signal(signal.SIGHUP, self._files_changing)
+        self.loop.on_signal(signal.SIGUSR1, self._exit_in_order)
+        self.loop.on_signal(signal.SIGUSR2, self._hand_over)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what arrived since the fork comes now
-        self.loop.watch(self.directory.control_fd, self._read_control)
-        self._take_over()
-        self._announce()
-        self.directory.open_ok()
-        os.close(begun_fd)
+        self.begun_fd = begun_fd
+        self._begin_supervising()
         self.loop.on_error = self._loop_error
-        self.loop.run(self._announce)
+        self.loop.run(self._after_turn)
         self._leave()
+
+    def _begin_supervising(self) -> None:
+        self.loop.watch(self.directory.control_fd, self._read_control)
+        if self.has_deployments and os.path.exists(f"{self.places.state_of(self.name)}/generations"):
+            self._open_deployer().begin()
+        self._take_over()
+        if self.deployer:
+            self.deployer.carry_on()
+        self._announce()
+
+    def _open_deployer(self) -> Deployer:
+        if self.deployer is None:
+            from ljsv.supervise.deployer import Deployer
+
+            self.deployer = Deployer(self)
+        return self.deployer
+
+    def _after_turn(self) -> None:
+        if self.log_service:
+            self.log_service.announce()
+        self._announce()
 
     def _take_over(self) -> None:
         """Begin, or carry on where a killed supervisor stopped."""
-        self._load_quietly()
-        detail = status.read_detail(self.directory.path)
-        is_ours = detail.get("boot") == self.boot_id and detail.get("supervisor", "-") != "-"
-        machine = restore_machine(detail) if is_ours else None
-        jail = record.read_jail_record(self.directory.path)
-        if jail and jail.boot_id == self.boot_id:
-            self.generation = jail.generation
-        if machine and machine.state in table.ALIVE and jail and jail.boot_id == self.boot_id:
-            self._adopt(machine, jail)
-        elif machine and (machine.state == status.BACKOFF or (machine.state == status.FAILED and "fault" not in detail)):
-            self.machine = machine  # waiting, or it gave up
-        elif machine and machine.want == table.WANT_DOWN:
-            self.machine = replace(machine, state=status.DOWN, deadline=None)
-        elif machine:
-            self.machine = replace(machine, state=status.DOWN, deadline=None, result="")
-            self.feed(Event("u" if machine.want == table.WANT_UP else "o"))
-        elif self._is_there("down"):
-            self.machine = Machine(want=table.WANT_DOWN, since=now())
-        else:
-            self.machine = Machine(since=now())
-            self.feed(Event("u"))
-        self.loop.set_timer("state", self.machine.deadline, self._deadline)
+        self.source.load_quietly()
+        folder = self.directory.path
+        exit_fd = record.open_exit_reader(folder)
+        exits = record.read_exits(exit_fd)
+        if exit_fd >= 0:
+            os.close(exit_fd)
+        detail = status.read_detail(folder)
+        self.group.remember(tuple(f"{NOT_ENFORCED}{limit}" for limit in unenforced(detail)))
+        left = Left(self.boot_id, detail, record.read_jail_record(folder), exits, self.source.has("down"))
+        found = carry_on(left, now())
+        self.machine, self.why = found.machine, found.why
+        self.jail.generation, self.jail.concluded = found.generation, found.concluded
+        self.pending = found.commands
+        if found.jail:
+            self._adopt(found, detail)
+        elif found.event:
+            self.feed(found.event)
+        self._obey(found.commands)
+        self.set_timer("state", self.machine.deadline, self._deadline)
 
-    def _adopt(self, machine: Machine, jail: record.JailRecord) -> None:
-        """A jail of the supervisor before us: alive, or dead without anybody having seen it."""
-        self.script = jail.script
-        self.machine = machine
-        self.slot = jail.slot
-        self.jail_record = jail
-        self.jail_fd, self.service_fd = record.open_jail(jail)
-        self.exit_fd = record.open_exit_reader(self.directory.path)
-        self.is_unsure = machine.state == status.STARTING
-        if self.is_unsure:
-            self.machine = replace(machine, state=status.READY, deadline=None)
-        self.events.send("adopted", pid=jail.service_pid, alive=self.jail_fd >= 0)
-        if self.jail_fd >= 0:
-            self.service_pid = jail.service_pid
-            self.running_print = self.good_print
-            self.loop.watch(self.jail_fd, self._jail_ended)
+    # ---- the log service
+
+    def _look_for_log_service(self) -> None:
+        """`log/` has come, or has gone: the log service starts first, and takes the log out of the FIFO instead of this process."""
+        if self._make_log_service is None:
+            return  # it is one
+        is_there = self.source.has("log/run")
+        if is_there and self.log_service is None:
+            self.logs.give_away()
+            try:
+                self.log_service = self._make_log_service(self)
+                self.log_service.begin()
+            except (Fault, OSError) as error:
+                self.log_service = None
+                self.events.send("cannot supervise the log service", "error", fault=str(error), hint=getattr(error, "hint", ""))
+                self.logs.take_back()
+        elif not is_there and self.log_service and not self.log_service.is_ending:
+            self.log_service.feed(Event("x"))
+
+    def log_service_ended(self) -> None:
+        """It was told to exit, and has: the log is ours again, or this service's end goes on."""
+        self.log_service = None
+        if self.is_exiting_with_log:
+            self.is_done = True
+            self.loop.stop()
         else:
-            self._jail_gone()
+            self.logs.take_back()
+            self.logs.pump()
+            self._look_for_log_service()
+
+    def _end(self) -> None:
+        """Down, and told to exit. A log service first reads what is left."""
+        if self.log_service is None:
+            self.is_done = True
+            self.loop.stop()
+            return
+        self.is_exiting_with_log = True
+        self.logs.close_fifos()
+        self.log_service.end_of_input()
+
+    def _adopt(self, found: CarryOn, detail: dict[str, str]) -> None:
+        """A jail of the supervisor before us: alive, or dead without anybody having seen it."""
+        jail = found.jail
+        if jail is None:
+            return
+        service = self.source.service
+        self.jail.adopt(jail, settings_of(service.limits) if service and not self.source.edit_fault else None)
+        by = detail.get("ready_by", BY_START)
+        self.readiness.listen(self.directory.path, by, service.policy if service else None, detail.get("status_text", ""))
+        self.machine, self.is_unsure = adopt(found.machine, jail, self.source.rules, by, now())
+        self.events.send("adopted", pid=jail.service_pid, alive=self.jail.is_alive)
+        if self.jail.is_alive:
+            self.source.run_began()
+            self._hold_needs()
+            self.logs.reopen(jail)
+            if self.machine.state == status.STOPPING and self.machine.is_commanded:
+                for number in (self.source.rules.stop_signal, signal.SIGCONT):
+                    self.jail.signal_service(number)
+            self.readiness.follow(self.machine.state)
+        self.jail.go_on()
 
     def _leave(self) -> None:
         """The last announcement; a service directory that is gone takes its runtime folder with it."""
         self.events.send("exited")
+        if self.deployer:
+            self.deployer.leave()
         self._try_announce()
+        self.loop.forget(self.directory.control_fd)
         self.directory.close()
-        if not self._is_still_there():
-            self._remove_runtime()
+        if self.places.runtime and not self.source.still_has_name(f"{self.places.svdir}/{self.name}"):
+            remove_runtime_folder(self.places.runtime, self.directory.path, self.dir_fd)
         tell_subscribers(f"{self.places.scanner}/event", b"x")
-
-    def _is_still_there(self) -> bool:
-        with suppress(OSError):
-            fd = os.open(f"{self.places.svdir}/{self.name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return files.read_identity(fd) == self.identity
-            finally:
-                os.close(fd)
-        return False
-
-    def _remove_runtime(self) -> None:
-        folder = self.directory.path
-        if not self.places.runtime or os.path.dirname(folder) != self.places.runtime:
-            return
-        with suppress(OSError):
-            if os.readlink("supervise", dir_fd=self.dir_fd) == folder:
-                os.unlink("supervise", dir_fd=self.dir_fd)
-        for root in (f"{folder}/event", folder):
-            with suppress(OSError):
-                for name in os.listdir(root):
-                    if not os.path.isdir(f"{root}/{name}"):
-                        os.unlink(f"{root}/{name}")
-                os.rmdir(root)
 
     def _loop_error(self, error: Exception) -> None:
         self.events.send("error in the supervisor's loop", "error", cause=repr(error), trace=traceback.format_exc(limit=-3))
@@ -196,42 +282,125 @@ class Supervisor:
 
     def feed(self, event: Event) -> None:
         """One event through the table, and its actions."""
+        self._write_death()
         self.is_dirty = True
+        if self.deployer and (self.jail.script == RUN or event.kind == "build failed"):
+            self.deployer.before(event.kind)
         before = self.machine
-        self.machine, actions = table.step(before, event, self.rules, now())
+        self.machine, actions = table.step(before, event, self.source.rules, now())
+        if event.kind in DEATHS and self.jail.script == RUN:
+            self._remember_death(before)
+            if table.START not in actions:
+                self._write_death()
         if self.machine.state != before.state:
             self._tell_journal(before)
+            self._changed_state(before)
+        if self.machine.state == status.STOPPING and before.state in table.RUNNING:
+            self._try_announce()  # before it is told: killed in between, the next supervisor tells it again
         for action in actions:
             self._act(action, event)
-        self.loop.set_timer("state", self.machine.deadline, self._deadline)
+        self._write_death()  # while the next jail is built: it has not had its go, so whoever kills us before takes nothing from the record
+        self.set_timer("state", self.machine.deadline, self._deadline)
+        if self.deployer:
+            self.deployer.after(before.state)
 
     def _deadline(self) -> None:
         if self.machine.state == status.STOPPING:
-            self.events.send("stop timeout: killing the jail", "warning", timeout_s=self.rules.stop_timeout)
+            self.reason = self.reason or f"not ended {self.source.rules.stop_timeout:g}s after it was told to"
+            self.events.send("stop timeout: killing the jail", "warning", timeout_s=self.source.rules.stop_timeout)
+        if self.machine.state == status.UP:
+            self.reason = f"not ready within {self.source.rules.ready_timeout:g}s"
+            self.events.send("not ready in time: stopping it", "warning", timeout_s=self.source.rules.ready_timeout)
         self.feed(Event("deadline"))
 
     def _act(self, action: Action, event: Event) -> None:
         if isinstance(action, Signal):
-            self._signal(self.service_fd, action.number)
+            self._signal_run(action)
+        elif isinstance(action, Script):
+            if self._has_control(action.name):
+                self._run_control(action.name, lambda _code: None)
         elif action == table.START:
             self._start(is_automatic=event.kind in AUTOMATIC)
         elif action == table.RUN_FINISH:
             self._start_finish()
         elif action == table.KILL_JAIL:
-            self._signal(self.jail_fd, signal.SIGKILL)
+            self.jail.kill()
         elif action == table.EXIT:
-            self.is_done = True
-            self.loop.stop()
+            self._end()
 
-    def _signal(self, pidfd: int, number: int) -> None:
-        if pidfd < 0:
+    def _signal_run(self, action: Signal) -> None:
+        """To what runs; first ./control/C, which may have done it by itself (exit 0)."""
+
+        def send(code: int) -> None:
+            if code != 0:
+                self.jail.signal_service(action.number)
+                self._say_term_sent(action, is_sent=True)
+
+        if action.script and self._has_control(action.script):
+            self._say_term_sent(action, is_sent=False)
+            self._run_control(action.script, send)
+        elif action.number == signal.SIGKILL:
+            self.jail.signal_service(action.number)
+        else:
+            self.scripts.then(lambda: self.jail.signal_service(action.number))
+
+    def _say_term_sent(self, action: Signal, *, is_sent: bool) -> None:
+        """Byte 18 is set when the signal has really been sent."""
+        if action.script == "t" and self.machine.state in table.WITH_RUN:
+            self.machine = replace(self.machine, term_sent=is_sent)
+            self.is_dirty = True
+
+    def _has_control(self, name: str) -> bool:
+        return self.scripts.has_control(self.source, name)
+
+    def _run_control(self, name: str, then: Callable[[int], None]) -> None:
+        self.jail.thaw_for_script()
+        service = self.source.service
+        self.scripts.run_control(name, service.policy.scripts.control if service else CONTROL_TIMEOUT_S, then)
+
+    def _stuck(self, reason: str) -> None:
+        """Above memory_high, and it gives nothing back."""
+        self.reason = reason
+        self.events.send("out of memory: killing the jail", "error", reason=reason)
+        self.jail.kill()
+
+    def _begin_script(self, name: str) -> tuple[int, int]:
+        """Start ./NAME in the jail: see `ServiceJail.begin_script`."""
+        service = self.source.service
+        if service is None:
+            raise Fault("cannot run a script", name, "the service does not run")
+        argv = service.check_argv if name == "check" else (f"./{name}",)
+        return self.jail.begin_script(name, self._spec_of(service, argv), self._open_stdout(service))
+
+    def _changed_state(self, before: Machine) -> None:
+        """What follows from a new state, whatever has led to it."""
+        machine = self.machine
+        if machine.state in AT_REST and not machine.is_waiting:
+            self.needs.release()
+            self.waiting = ()
+        if before.state == status.READY and machine.state != status.STARTING:
+            needed_by = name_dependents(self.directory.path)
+            if needed_by:
+                self.events.send("others need it, and go on", "warning", needed_by=" ".join(needed_by))
+        self.readiness.follow(machine.state)
+        is_lost = machine.state == status.FAILED or (machine.state == status.DOWN and machine.result == "failed")
+        if is_lost and self.source.service and self.source.service.policy.essential:
+            self.events.send("an essential service has failed", "error")
+            tell_scanner(self.places.scanner, f"essential {self.name}\n")
+
+    def _remember_death(self, before: Machine) -> None:
+        self.why = describe_death(self.machine, self.reason)
+        self._death = death_of(before, self.machine, self.fault, self.failed_stage, self.reason)
+
+    def _write_death(self) -> None:
+        """What was remembered and is not written yet."""
+        death, self._death = self._death, None
+        if death is None:
             return
         try:
-            signal.pidfd_send_signal(pidfd, number)
-        except ProcessLookupError:
-            pass
+            add_death(self.directory.path, death, self.logs.last_lines(LOG_LINES))
         except OSError as error:
-            self.events.send("cannot send a signal", "error", signal=number, cause=error.strerror)
+            self.events.send("cannot write the record of a death", "error", path=self.directory.path, cause=error.strerror)
 
     def _tell_journal(self, before: Machine) -> None:
         machine = self.machine
@@ -251,247 +420,235 @@ class Supervisor:
 
     def _look(self) -> None:
         """What status says of the directory itself."""
-        self.path = os.readlink(f"/proc/self/fd/{self.dir_fd}")
-        self.normally = "down" if self._is_there("down") else "up"
-        is_running = self.running_print and self.machine.state in table.ALIVE
-        self.changed = describe_change(self.running_print, take_fingerprint(self.dir_fd)) if is_running else ""
+        self.source.look(is_running=self.machine.state in table.ALIVE)
         self.is_dirty = True
-
-    def _is_there(self, name: str) -> bool:
-        try:
-            os.stat(name, dir_fd=self.dir_fd)
-        except OSError:
-            return False
-        return True
-
-    def _load(self) -> Service:
-        """Read the service directory, if it has changed since it was last found good. Fault when it is unfit."""
-        fingerprint = take_fingerprint(self.dir_fd)
-        if self.service is None or fingerprint != self.good_print or self.service.directory != self.path:
-            try:
-                self.service = read_service(self.path, self.dir_fd, uid=os.geteuid())
-            except (ValueError, RecursionError, OSError) as error:
-                raise Fault("cannot read the service directory", self.path, str(error), hint=f"ljsv lint {self.name}") from None
-            self.rules = rules_of(self.service)
-            self.good_print = fingerprint
-        return self.service
-
-    def _load_quietly(self) -> None:
-        """Read it for what status says, without touching what runs."""
-        try:
-            self._load()
-            self.edit_fault = None
-        except Fault as fault:
-            self.edit_fault = fault
 
     def _files_changing(self) -> None:
         """From the scanner. Wait a moment: more may come, and `rm -rf` must not find files that were just written."""
-        self.loop.set_timer("files", now() + FILES_QUIET_S, self._files_changed)
+        self.set_timer("files", now() + FILES_QUIET_S, self._files_changed)
 
     def _files_changed(self) -> None:
         """Something in the service directory is different, or it has another name."""
         self._look()
-        if os.path.dirname(self.path) == self.places.svdir and is_service_name(os.path.basename(self.path)):
-            self._rename(os.path.basename(self.path))
+        self._look_for_log_service()
+        if self.log_service and not self.log_service.is_ending:
+            self.log_service.files_changed()
+        self._take_name()
         if self.directory.is_lost():
             self._mend_later()
-        before = str(self.edit_fault or "")
-        if self.machine.state in {*table.ALIVE, status.BACKOFF}:
-            self._load_quietly()
-            if self.edit_fault and str(self.edit_fault) != before:
-                self.events.send("bad edit", "warning", fault=str(self.edit_fault), hint=self.edit_fault.hint)
+        before = str(self.source.edit_fault or "")
+        if self.machine.state in {*table.ALIVE, status.BACKOFF} and not self.machine.is_fault:
+            self.source.load_quietly()
+            fault = self.source.edit_fault
+            if fault is None:
+                self._change_limits()
+            elif str(fault) != before:
+                self.events.send("bad edit", "warning", fault=str(fault), hint=fault.hint)
         else:
             self.feed(Event("files changed"))
 
-    def _rename(self, name: str) -> None:
-        if name == self.name:
+    def _change_limits(self) -> None:
+        """What `limits` says of the control group holds for what runs as well; what it says of processes, from the next start on."""
+        service, spec = self.source.service, self.jail.spec
+        if service is None or not self.group.path:
             return
+        self.group.apply(settings_of(service.limits), f"{self.source.path}/limits")
+        fresh = self._spec_of(service, ("./run",))
+        if spec is None or (fresh.rlimits, fresh.nice, fresh.oom_score_adj) == (spec.rlimits, spec.nice, spec.oom_score_adj):
+            self.source.limits_hold()
+            self._look()
+        self.is_dirty = True
+
+    def _take_name(self) -> None:
+        """Its directory may have another name by now."""
+        folder, name = os.path.split(self.source.path)
+        if folder == self.places.svdir and is_service_name(name) and name != self.name:
+            self._rename(name)
+
+    def _rename(self, name: str) -> None:
         self.events.send("renamed", to=name)
         old, self.name = self.places.log_of(self.name), name
         self.events.source = name
+        state, new_state = self.places.state_of(os.path.basename(old)), self.places.state_of(name)
+        if not os.path.exists(new_state):
+            with suppress(OSError):
+                os.rename(state, new_state)
         new = self.places.log_of(name)
         if not os.path.exists(new):
             with suppress(OSError):
                 os.rename(old, new)
-        self._pump_log()
-        for log in self.logs:  # also where that name has a log already: the old name may be another's soon
-            log.move(new)
+        self.logs.move(new)  # also where that name has a log already: the old name may be another's soon
 
     # ---- starting and ending
 
     def _start(self, *, is_automatic: bool) -> None:
         """Begin to build the jail of ./run. A fault ends in `failed`, unless good values are at hand."""
-        self.fault = None
+        self.fault, self.failed_stage, self.reason = None, "", ""
         try:
-            try:
-                service = self._load()
-                self.edit_fault = None
-            except Fault as fault:
-                if not (is_automatic and self.service):
-                    raise
-                self.edit_fault, service = fault, self.service
-            self.logs[-1].file.max_size = service.policy.log.max_size
-            self.logs[-1].file.keep = service.policy.log.keep
-            self.running_print, self.changed = self.good_print, ""
-            self._begin(service, RUN, ("./run",))
+            service = self.source.load_to_start(is_automatic=is_automatic)
+            self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
+            self._set_up_log(service)
+            self.source.run_began()
+            self.waiting = self.needs.missing(self.name, service.policy.needs)
+            if self.waiting:
+                self.feed(Event("needs missing"))
+            elif self._has_control("u"):
+                self._begin(service, BEFORE_RUN, ("./control/u",))
+                self.set_timer("before run", now() + service.policy.scripts.control, self.jail.kill)
+            else:
+                self._begin(service, RUN, service.argv)
         except Fault as fault:
             self._build_failed(fault, at_exec=False)
 
     def _start_finish(self) -> None:
         end = self.machine.end or table.LOST
-        if self.service is None:  # adopted, and its files are no longer what they were
+        service = self.source.service
+        if service is None:  # adopted, and its files are no longer what they were
             self.feed(Event("finish ended"))
             return
         try:
-            self._begin(self.service, FINISH, ("./finish", str(end.code), str(end.status)))
+            self._begin(service, FINISH, ("./finish", str(end.code), str(end.status)))
         except Fault as fault:
+            begun_at = (self.machine.deadline or 0.0) - self.source.rules.finish_timeout
+            if fault.is_transient and now() < begun_at + FINISH_PATIENCE_S:
+                self.set_timer("finish", now() + RETRY_S, lambda: self.feed(Event("finish missing")))
+                return
             self.events.send("finish could not be started", "error", fault=str(fault), hint=fault.hint)
             self.feed(Event("finish ended"))
 
     def _begin(self, service: Service, script: str, argv: tuple[str, ...]) -> None:
-        spec = spec_of(service, self.name, argv)
+        if self.directory.is_lost():
+            self._make_directory_anew()
+        folder = self.directory.path
         open_fds: list[int] = []
+        wires = Wires()
         try:
-            id_map, slot_fd = ids.take_ids(service.directory, self.slot)
-            open_fds.append(slot_fd)
-            exit_fd = record.open_exit_record(self.directory.path)
-            open_fds.append(exit_fd)
-            stdin_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-            open_fds.append(stdin_fd)
-            stdout_fd = self._open_stdout(service)
-            open_fds.append(stdout_fd)
-            self.generation += 1
-            wiring = launch.Wiring(
-                stdin_fd=stdin_fd, stdout_fd=stdout_fd, stderr_fd=stdout_fd, exit_fd=exit_fd,
-                log_fds=(self.logs[-1].fifo_fd,), slot_fd=slot_fd, generation=self.generation,
-                nofile=self.nofile,
-            )
-            self.launch = launch.begin(spec, id_map, wiring)
-        except BlockingIOError:
-            message = "the jail before this one has not ended yet"
-            raise Fault("cannot start", f"{self.directory.path}/exit", message, is_transient=True) from None
+            spec = self._spec_of(service, argv)
+            if script == RUN:
+                self.readiness.listen(folder, service.policy.ready.by or BY_START, service.policy)
+                wires = self.readiness.wire(folder)
+                spec = spec.replace(binds=(*spec.binds, *wires.binds), env=(*wires.env, *spec.env))
+            tty = spec.tty if script == RUN else ""
+            open_fds.append(terminal.open_host(tty, spec.origin) if tty else self._open_stdin(script))
+            open_fds.append(os.dup(open_fds[0]) if tty else self._open_stdout(service))
+            self.jail.begin(spec, script, self.name, open_fds, self.logs.current, wires, self.nofile, is_drained=self.log_service is None)
         except OSError as error:
             fault = Fault.from_os("cannot start", error)
             fault.is_transient = error.errno not in {errno.ENOSPC, errno.EROFS}
             raise fault from None
         finally:
+            wires.close()
             for fd in open_fds:
-                if fd >= 0:
-                    os.close(fd)
-        self.spec, self.script, self.slot = spec, script, id_map.slot
-        self.exit_fd = record.open_exit_reader(self.directory.path)
-        self.is_at_exec = self.is_unsure = False
-        self.jail_fd = self.launch.pidfd
-        self.loop.watch(self.launch.report_fd, self._read_report)
-        self.loop.watch(self.jail_fd, self._jail_ended)
+                os.close(fd)
+        self.is_unsure = False
+
+    def _spec_of(self, service: Service, argv: tuple[str, ...]) -> JailSpec:
+        return spec_of(service, self.name, self.places.state_of(self.name), argv)
+
+    def _open_stdin(self, _script: str) -> int:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
     def _open_stdout(self, service: Service) -> int:
         if service.policy.log.to == "none":
             return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-        return self.logs[-1].open_for_service()
+        return self.logs.current.open_for_service()
 
-    def _read_report(self) -> None:
-        """What the builder says: its pid, then end of file when it has become the service."""
-        jail = self.launch
-        if jail is None:
-            return
-        is_open = jail.read_report()
-        if jail.service_pid and self.service_fd < 0 and not self.service_pid:
-            self._found_service(jail)
-        if is_open:
-            return
-        self.loop.forget(jail.report_fd)
-        jail.close()
-        self.launch = None
-        if jail.failure and self.spec:
-            self.fault = launch.explain_failure(self.spec, jail.failure)
-            self.is_at_exec = jail.failure[0] == launch.STAGE_EXEC
-        elif self.script == RUN:
-            self.feed(Event("executed"))
-
-    def _found_service(self, jail: launch.Launch) -> None:
-        """The builder has said who it is: write the record, then give the go."""
-        try:
-            self.service_fd = os.pidfd_open(jail.service_pid)
-        except OSError:
-            return  # gone already: the jail's end will say so
-        self.service_pid = jail.service_pid
-        self.is_dirty = True
-        self.jail_record = record.record_of(
-            self.boot_id, self.generation, self.script, jail.pid, jail.service_pid, jail.ids.slot
-        )
-        try:
-            if jail.ids.count > 1:
-                uid, gid = jail.service_ids
-                self.logs[-1].give_to(jail.ids.outside_uid + uid, jail.ids.outside_gid + gid)
-            self.jail_record.write(self.directory.path)
-            self._apply_priority(jail.service_pid)
-        except OSError as error:
-            self.fault = Fault.from_os("cannot start", error)
-            self._signal(self.jail_fd, signal.SIGKILL)
-            return
-        jail.give_go()
-
-    def _apply_priority(self, pid: int) -> None:
-        spec = self.spec
-        if spec and spec.nice is not None:
-            try:
-                os.setpriority(os.PRIO_PROCESS, pid, spec.nice)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, f"nice {spec.nice} (limits)") from None
-        if spec and spec.oom_score_adj is not None:
-            try:
-                with open(f"/proc/{pid}/oom_score_adj", "w") as file:
-                    file.write(str(spec.oom_score_adj))
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, f"oom_score_adj {spec.oom_score_adj} (limits)") from None
-
-    def _jail_ended(self) -> None:
+    def _jail_gone(self, end: table.End) -> None:
         """Pid 1 of the jail is gone, and so is everything that was in it."""
-        if self.launch:
-            self._read_report()
-        if self.launch:  # its end of file has not come: take it as it is
-            self.loop.forget(self.launch.report_fd)
-            self.launch.close()
-            self.launch = None
-        self.loop.forget(self.jail_fd)
-        with suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, self.jail_fd, os.WEXITED | os.WNOHANG)
-        os.close(self.jail_fd)
-        if self.service_fd >= 0:
-            os.close(self.service_fd)
-        self.jail_fd = self.service_fd = -1
-        self.service_pid = 0
-        self._pump_log()
-        self._jail_gone()
-
-    def _jail_gone(self) -> None:
-        end = record.read_exit(self.exit_fd, self.generation)
-        if self.exit_fd >= 0:
-            os.close(self.exit_fd)
-        self.exit_fd, self.jail_record = -1, None
-        with suppress(OSError):
-            os.unlink(f"{self.directory.path}/jail")
-        while len(self.logs) > 1 and not self.log_fault:
-            self._drop_log(self.logs[0])
-        if self.script == FINISH:
-            if self.fault:
-                self.events.send("finish could not be started", "error", fault=str(self.fault), hint=self.fault.hint)
-                self.fault = None
+        fault = self.jail.fault
+        self.is_dirty = True
+        memory = self.group.ended()
+        self.reason = self.reason or memory
+        self.scripts.cancel()
+        self.readiness.end()
+        self.logs.pump()
+        self.logs.end_lines()
+        self.logs.drop_older()
+        if self.jail.script == BEFORE_RUN:
+            self._before_run_ended(end, fault)
+        elif self.jail.script == FINISH and self.is_unsure and end is table.NOT_STARTED:
+            self._start_finish()
+        elif self.jail.script == FINISH:
+            if fault:
+                self.events.send("finish could not be started", "error", fault=str(fault), hint=fault.hint)
             elif not end.is_success:
                 self.events.send("finish ended", "warning", end=end.describe())
             self.feed(Event("finish ended"))
-        elif self.fault and self.machine.state in {status.STARTING, status.STOPPING}:
-            self._build_failed(self.fault, at_exec=self.is_at_exec)
+        elif fault and self.machine.state in {status.STARTING, status.STOPPING}:
+            self.failed_stage = self.jail.failed_stage
+            self._build_failed(fault, at_exec=self.jail.is_at_exec)
         elif self.is_unsure and end is table.NOT_STARTED:
             self.machine = replace(self.machine, state=status.DOWN)
             self.feed(Event({table.WANT_UP: "u", table.WANT_ONCE: "o"}.get(self.machine.want, "d")))
         else:
-            self.feed(Event("ended", end=end))
+            is_taken_back = end is table.NOT_STARTED and self.machine.is_commanded
+            self.feed(Event("ended", end=table.LOST if is_taken_back else end))
+
+    def _before_run_ended(self, end: table.End, fault: Fault | None) -> None:
+        """./control/u has ended, or could not be run: what it says of itself is told, and the start goes on."""
+        self.set_timer("before run", None, self.jail.kill)
+        if fault or not end.is_success:
+            self.events.send("control script", "warning", script=BEFORE_RUN, ended=str(fault or end.describe()))
+        self.jail.script = RUN
+        service = self.source.service
+        if self.machine.state != status.STARTING or service is None:
+            self.feed(Event("build failed", is_transient=True))
+            return
+        self.machine = replace(self.machine, since=now())
+        try:
+            self._begin(service, RUN, service.argv)
+        except Fault as why:
+            self._build_failed(why, at_exec=False)
 
     def _build_failed(self, fault: Fault, *, at_exec: bool) -> None:
         self.fault = fault
         self.feed(Event("build failed", is_transient=fault.is_transient, at_exec=at_exec))
+
+    # ---- needs and readiness
+
+    def _said(self, kind: str, reason: str) -> None:
+        """By the run, or for its silence."""
+        self.reason = reason or self.reason
+        self.feed(Event(kind))
+
+    def _needs_changed(self) -> None:
+        """Something was announced by what it needs, or somebody new is supervised."""
+        service = self.source.service
+        if not self.machine.is_waiting or not service:
+            return
+        try:
+            self.waiting = self.needs.missing(self.name, service.policy.needs)
+        except Fault:
+            self.waiting = ()  # the start will tell
+        self.is_dirty = True
+        if not self.waiting:
+            self.feed(Event("needs ready"))
+
+    def _hold_needs(self) -> None:
+        """Adopted: those that it needs are to know about it."""
+        if self.source.service:
+            with suppress(Fault):
+                self.needs.missing(self.name, self.source.service.policy.needs)
+
+    # ---- the end in order, and handing over
+
+    def _exit_in_order(self) -> None:
+        """From the scanner, which stops everything: exit when those that need this service have ended."""
+        for fd in self.holding:
+            self.loop.forget(fd)
+            os.close(fd)
+        self.holding = open_dependents(self.directory.path)
+        for fd in self.holding:
+            self.loop.watch(fd, self._exit_in_order)
+        if self.holding:
+            self.events.send("waits for those that need it", needed_by=" ".join(self.holding.values()))
+        else:
+            self.feed(Event("x"))
+
+    def _hand_over(self) -> None:
+        """From the scanner: another supervisor, with the installed code, takes this service over. As if killed, but between two turns."""
+        self._try_announce()
+        os._exit(EXIT_HANDED_OVER)
 
     # ---- control FIFO, log, announcements
 
@@ -500,82 +657,74 @@ class Supervisor:
             data = os.read(self.directory.control_fd, 64)
         except BlockingIOError:
             return
-        for byte in data.decode("latin-1"):
-            if byte in table.COMMANDS:
+        self._obey(data.decode("latin-1"))
+
+    def _obey(self, commands: str) -> None:
+        """One after the other. What is left is announced with each: if we are killed in between, the next supervisor does it."""
+        for done, byte in enumerate(commands, 1):
+            self.pending = commands[done:]
+            if byte == DEPLOY and self.has_deployments:
+                self._open_deployer().ask()
+            elif self.deployer and self.deployer.command(byte):
+                continue
+            elif self._is_command(byte) and not (self.is_done or self.is_exiting_with_log):
                 self.feed(Event(byte))
+
+    def _is_command(self, byte: str) -> bool:
+        return byte in table.COMMANDS
+
+    def _set_up_log(self, service: Service) -> None:
+        self.logs.set_up(self.name, service.policy.log, self.places, self.log_cap)
 
     def _open_log(self) -> None:
         """A log on the FIFO of the supervise directory; an older one goes on until its jail has ended."""
-        file = self.logs[-1].file if self.logs else LogFile(self.places.log_of(self.name), 10 << 20, 5)
-        log = Log(self.directory.path, file)
-        self.logs.append(log)
-        self.loop.watch(log.fifo_fd, self._pump_log)
-        if not log.is_empty():
-            self._pump_log()
-
-    def _drop_log(self, log: Log) -> None:
-        self.loop.forget(log.fifo_fd)
-        self.logs.remove(log)
-        log.close()
-
-    def _pump_log(self) -> None:
-        """Take out what is there, a bounded amount a turn. On an error leave it, and try again later: nothing is lost."""
-        has_written = False
-        try:
-            for log in self.logs:
-                for _ in range(PUMPS_A_TURN):
-                    if not log.pump():
-                        break
-                    has_written = True
-        except OSError as error:
-            self._log_failed(error)
-            return
-        if has_written:
-            tell_subscribers(f"{self.directory.path}/event", b"l", LOG_FOLLOWER)
-        if self.log_fault:
-            self.log_fault, self.is_dirty = "", True
-            for log in self.logs:
-                self.loop.watch(log.fifo_fd, self._pump_log)
-            self.events.send("the log can be written again")
-
-    def _log_failed(self, error: OSError) -> None:
-        path = self.logs[-1].file.path
-        if not self.log_fault:
-            for log in self.logs:
-                self.loop.forget(log.fifo_fd)
-            self.log_fault = f"cannot write the log: {path}: {error.strerror}; the service waits when its pipe is full"
-            self.is_dirty = True
-            self.events.send("cannot write the log", "error", path=path, cause=error.strerror)
-        self.loop.set_timer("log", now() + RETRY_S, self._pump_log)
+        if self.source.service:
+            self._set_up_log(self.source.service)
+        self.logs.open(self.directory.path, is_read_by_us=not self.source.has("log/run"))
 
     def _announce(self) -> None:
         """At the end of every turn: say what has changed."""
         if self.events.is_waiting:
             self.events.flush()
-        if self.is_done or not self.is_dirty:
+        if self.is_done or not self.is_dirty or now() < self.announce_at:
             return
-        is_building = self.launch is not None and not self.service_pid and not self.launch.failure
-        if is_building and self.machine.state in {status.STARTING, status.FINISHING}:
+        if self.jail.is_being_built and self.machine.state in {status.STARTING, status.FINISHING}:
             return  # its pid is known in a moment
         self._try_announce()
 
     def _try_announce(self) -> None:
         try:
-            self.announcer.announce(self.machine, self.service_pid, self._extra())
+            self.announcer.announce(self.machine, self.jail.service_pid, self._extra())
             self.is_dirty = False
+            self._say_supervised()
+            if self.jail.is_concluded:  # not before what followed from its end is announced
+                with suppress(OSError):
+                    os.unlink(f"{self.directory.path}/jail")
         except FileNotFoundError:
             self._mend_later()
         except OSError as error:
+            self._say_supervised()
             self.events.send("cannot write the status", "error", path=self.directory.path, cause=error.strerror)
-            self.loop.set_timer("announce", now() + RETRY_S, lambda: None)
+            self.announce_at = now() + RETRY_S
+            self.set_timer("announce", self.announce_at, lambda: None)
+
+    def _say_supervised(self) -> None:
+        """To clients and to the scanner, once the first status is written."""
+        self.directory.open_ok()
+        if self.begun_fd >= 0:
+            os.close(self.begun_fd)
+        self.begun_fd = -1
 
     def _mend_later(self) -> None:
         """The supervise directory has vanished. Perhaps the service directory is just being deleted: do not stand in its way."""
-        self.loop.set_timer("mend", now() + MEND_AFTER_S, self._make_directory_anew)
+        if not self.is_mending:  # else each announcement that fails would put it off
+            self.is_mending = True
+            self.set_timer("mend", now() + MEND_AFTER_S, self._make_directory_anew)
 
     def _make_directory_anew(self) -> None:
         """The supervise directory was deleted under us: everything in it is made again."""
-        if not self.directory.is_lost() or not self._is_there("run"):
+        self.is_mending = False
+        if not self.directory.is_lost() or not self.source.has("run"):
             return
         self.loop.forget(self.directory.control_fd)
         try:
@@ -583,58 +732,55 @@ class Supervisor:
             self.announcer.forget()
             self._open_log()
             self.is_dirty = False
-            if self.jail_record:
-                self.jail_record.write(self.directory.path)
-            self.announcer.announce(self.machine, self.service_pid, self._extra())
+            self.jail.write_record()
+            self.announcer.announce(self.machine, self.jail.service_pid, self._extra())
             self.directory.open_ok()
             self.events.send("the supervise directory had vanished, and was made anew", "warning", path=self.directory.path)
         except (OSError, Fault) as error:
             self.events.send("cannot make the supervise directory", "error", cause=str(error))
+            self.directory.give_up()
             self._mend_later()
         self.loop.watch(self.directory.control_fd, self._read_control)
 
     def _extra(self) -> dict[str, str]:
         """What `detail` says beside the machine's state."""
-        fault = (self.fault if self.machine.state in {status.FAILED, status.BACKOFF} else None) or self.edit_fault
-        service = self.service
-        jail = ""
-        if service:
-            jail = "host" if service.base_kind == "host" else os.path.basename(service.base_path)
-            jail += " + tmpfs" if service.rootfs.writable == "tmpfs" else ""
+        fault = (self.fault if self.machine.state in {status.FAILED, status.BACKOFF} else None) or self.source.edit_fault or self.group.fault
+        service = self.source.service
+        jail = describe_jail(service) if service else ""
         extra = {
             "supervisor": "-" if self.is_done else self.me,
             "boot": self.boot_id,
-            "directory": self.path,
-            "identity": format_identity(self.identity),
+            "directory": self.source.path,
+            "identity": format_identity(self.source.identity),
             "jail": jail,
-            "log": self.logs[-1].file.path,
+            "overlay": self._overlay_in_effect(service) if service else "",
+            "privileged": "yes" if service and service.rootfs.security.user_namespace == "host" else "",
+            "log": self.logs.path,
             "fault": str(fault) if fault else "",
             "hint": fault.hint if fault else "",
-            "changed": self.changed,
-            "log_fault": self.log_fault,
-            "normally": self.normally,
+            "changed": self.source.changed,
+            "log_fault": self.logs.fault,
+            "normally": self.source.normally,
+            "generation": str(self.jail.generation) if self.jail.generation else "",
+            "concluded": str(self.jail.concluded) if self.jail.concluded else "",
+            "needs": " ".join(service.policy.needs) if service else "",
+            "waiting": ", ".join(self.waiting) if self.machine.is_waiting else "",
+            "ready_by": self.readiness.by,
+            "status_text": self.readiness.describe(),
+            "why": self.why,
+            "pending": "".join(byte for byte in self.pending if byte in table.COMMANDS),
+            "cgroup": self.group.path,
+            **(self.deployer.shown if self.deployer else {}),
         }
-        for number, note in enumerate(service.notes if service else ()):
+        notes = (*(service.notes if service else ()), *self.logs.notes, *self.jail.notes, *self.group.notes)
+        for number, note in enumerate(notes):
             extra[f"note{number}"] = note
         return extra
 
+    def _overlay_in_effect(self, service: Service) -> str:
+        """The folder of the layer that it writes to."""
+        overlay = overlay_of(service.rootfs, self.places.state_of(self.name))
+        return f"{overlay}/layers/{service.layer}" if overlay and service.layer else overlay
 
-def supervise(places: Places, name: str, dir_fd: int, events_fd: int, begun_fd: int, nofile: tuple[int, int]) -> None:
-    """The supervisor process: never returns. Exit 0 when told to exit, 111 when it could not begin.
-
-    `begun_fd` is closed once clients can see it; or the fault is written there.
-    """
-    process.prctl_name(f"ljsv {name}")
-    events = Events(events_fd, name)
-    code = 111
-    try:
-        Supervisor(places, name, dir_fd, events, nofile).main(begun_fd)
-        code = 0
-    except Fault as fault:
-        events.send("cannot supervise", "error", fault=str(fault), hint=fault.hint)
-        with suppress(OSError):
-            os.write(begun_fd, f"{fault}\n{fault.hint}".encode(errors="replace")[:4096])
-    except BaseException as error:  # noqa: BLE001 - the last word of a process that must not return
-        events.send("supervisor failed", "error", cause=repr(error), trace=traceback.format_exc(limit=-4))
-    finally:
-        os._exit(code)
+    def set_timer(self, name: str, at: float | None, callback: Callable[[], None]) -> None:
+        self.loop.set_timer(f"{self.key} {name}", at, callback)

@@ -46,8 +46,10 @@ def sweep(runtime: str, identities: set[str]) -> bool:
 def _write(path: str, data: bytes) -> None:
     with suppress(OSError):
         fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-        os.write(fd, data)
-        os.close(fd)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
 
 
 def _kill_jail(folder: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ljsv.supervise.events import Events
 from ljsv.supervise.log import Log, add_stamps, stamp
 from ljsv.supervise.logfile import LogFile
+from ljsv.supervise.logs import Logs
+from ljsv.supervise.loop import Loop
 
 LINES = st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")), max_size=20)
 
@@ -78,6 +82,31 @@ def test_killed_at_every_step_nothing_is_lost_or_doubled(tmp_path: Path, at: str
     assert [re.sub(r"^\S+Z ", "", line) for line in text.splitlines()] == ["one", "two", "three"]
     second.close()
     os.close(holder)
+
+
+def test_killed_after_the_supervise_directory_had_vanished_nothing_is_lost(tmp_path: Path) -> None:
+    """What was taken out of the FIFO that has lost its name is where the next supervisor looks."""
+    gone, anew, kept = tmp_path / "gone", tmp_path / "anew", tmp_path / "logs"
+    gone.mkdir()
+    anew.mkdir()
+    loop = Loop()
+    with open(os.devnull, "wb") as null:
+        logs = Logs(loop, "log", Events(null.fileno(), "a"), LogFile(str(kept), 1 << 20, 3), lambda: None)
+        logs.open(str(gone))
+        holder = os.open(gone / "log.fifo", os.O_RDWR)  # as pid 1 of the jail holds it
+        shutil.rmtree(gone)
+        logs.open(str(anew))
+        os.write(holder, b"one\n")
+        with mock.patch.object(LogFile, "append", side_effect=Killed), pytest.raises(Killed):
+            logs.pump()
+        again = Log(str(anew), LogFile(str(kept), 1 << 20, 3), holder)
+        os.write(holder, b"two\n")
+        while again.pump():
+            pass
+    assert [line.partition("Z ")[2] for line in (kept / "current").read_text().splitlines()] == ["one", "two"]
+    again.close()
+    logs.close()
+    loop.close()
 
 
 def test_full_disk_loses_nothing(tmp_path: Path) -> None:

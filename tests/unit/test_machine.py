@@ -214,7 +214,7 @@ def test_stop_sends_the_signal_then_cont_then_kills_the_jail() -> None:
     m, _ = step(Machine(), Event("u"), rules, 0.0)
     m, _ = step(m, Event("executed"), rules, 0.0)
     m, actions = step(m, Event("d"), rules, 1.0)
-    assert actions == (Signal(signal.SIGQUIT), Signal(signal.SIGCONT))
+    assert actions == (table.Script("d"), Signal(signal.SIGQUIT, "t"), Signal(signal.SIGCONT))
     assert m.deadline == 4.0 and m.term_sent
     m, actions = step(m, Event("deadline"), rules, 4.0)
     assert actions == (table.KILL_JAIL,)

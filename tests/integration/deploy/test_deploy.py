@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
 from tests.conftest import Tree, is_alive, wait_for
+from tests.integration.chaos.marked import scanner_pid
 
 
 def test_rename_into_the_scan_directory_starts_the_service(scanning: Tree) -> None:
@@ -244,6 +246,21 @@ def test_names_swapped(scanning: Tree) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         scanning.ljsv("restart", name)
         wait_for(lambda name=name, other=other: f"I am {other}" in scanning.log(name), "its program")
+
+
+def test_a_start_takes_the_name_of_now(scanning: Tree) -> None:
+    """Renamed, and started again before anybody has told its supervisor: host name and log are the new name's."""
+    scanning.add("old", "hostname; exec sleep 1000")
+    scanning.wait_state("old", "ready")
+    scanner = scanner_pid(scanning)
+    os.kill(scanner, signal.SIGSTOP)
+    try:
+        (scanning.sv / "old").rename(scanning.sv / "new")
+        scanning.ljsv("restart", "new")
+        wait_for(lambda: "new" in scanning.log("new"), "its new name")
+        assert Path(scanning.detail("new")["log"]).parent.name == "new"
+    finally:
+        os.kill(scanner, signal.SIGCONT)
 
 
 def test_churn_does_not_hurt_the_scanner(scanning: Tree) -> None:

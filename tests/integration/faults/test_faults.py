@@ -26,7 +26,7 @@ BROKEN = {
     "not TOML": ({"policy": "restart = [\n"}, "not valid TOML", "policy"),
     "base missing": ({"rootfs": 'base = "/no/such"'}, "base does not exist", "base"),
     "no base": ({"rootfs": 'hostname = "x"'}, "missing key base", "base"),
-    "unsupported writable": ({"rootfs": 'base = "host"\nwritable = "overlay"'}, "not possible in this version", "bind"),
+    "unsupported writable": ({"rootfs": 'base = "host"\nwritable = "overlay"'}, "needs a base of its own", "another base"),
     "unknown user": ({"rootfs": 'base = "host"\nuser = "nosuchuser"'}, "the jail has no user nosuchuser", "number"),
     "bind source missing": ({"rootfs": 'base = "host"\n[[bind]]\nfrom = "/no/such"\nto = "/x"'}, "cannot bind: /no/such", "bind"),
     "interpreter missing": ({"run": "#!/no/such/shell\n"}, "the jail has no /no/such/shell", "first line"),

@@ -69,7 +69,7 @@ def test_last_words_of_a_service_are_kept(scanning: Tree) -> None:
 
 def test_rotation_keeps_every_line_and_a_bounded_number_of_files(scanning: Tree) -> None:
     """max_size and keep are honoured; no line is torn apart."""
-    count = 4000
+    count = 25_000
     scanning.add("a", COUNT.format(n=count), policy='[log]\nmax_size = "16K"\nkeep = 1000\n')
     wait_for(lambda: scanning.log("a").endswith("done"), "the last line", 60)
     assert all_lines(scanning, "a") == expected(count)

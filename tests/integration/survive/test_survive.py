@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
+from ljsv.jail.pid1 import count_pending
 from tests.conftest import Tree, is_alive, wait_for
 
 
@@ -36,7 +40,8 @@ def write_control(tree: Tree, name: str, text: str) -> None:
         fd = os.open(tree.supervise(name) / "control", os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
         return
-    os.write(fd, text.encode())
+    with suppress(BrokenPipeError):  # it was being killed
+        os.write(fd, text.encode())
     os.close(fd)
 
 
@@ -162,7 +167,7 @@ def test_killed_journal_is_replaced(scanning: Tree) -> None:
     """Events go on."""
     scanning.add("a")
     scanning.wait_state("a", "ready")
-    journal = next(pid for pid, text in scanning.processes().items() if "ljsv.supervise.journal" in text)
+    journal = wait_for(lambda: next((pid for pid, text in scanning.processes().items() if "ljsv.supervise.journal" in text), 0), "the journal")
     os.kill(journal, signal.SIGKILL)
     scanning.add("b")
     scanning.wait_state("b", "ready")
@@ -186,14 +191,53 @@ def test_runtime_directory_deleted_under_a_living_tree(scanning: Tree) -> None:
     pid = int(scanning.wait_state("a", "ready")["pid"])
     wait_for(lambda: "begun" in scanning.log("a"), "its first line")
     shutil.rmtree(Path(os.path.realpath(scanning.supervise("a"))).parent, ignore_errors=True)
-    wait_for(lambda: scanning.state("a") == "ready", "the supervise directory")
-    assert scanning.pid("a") == pid
+    wait_for(lambda: scanning.state("a") == "ready" and scanning.pid("a") == pid, "the supervise directory, and the same pid")
     scanning.ljsv("hup", "a")
     wait_for(lambda: "hup" in scanning.log("a"), "the log to go on")
     scanning.ljsv("restart", "a")
     assert not is_alive(pid)
     scanning.ljsv("hup", "a")
     wait_for(lambda: scanning.log("a").count("hup") == 2, "the log of the next run")
+
+
+def test_supervise_directory_that_cannot_be_made_whole_at_once(scanning: Tree) -> None:
+    """It is tried again, however much the service writes meanwhile, until everything that belongs there is there."""
+    path = scanning.add("a", "while :; do echo line; sleep 0.05; done")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    folder = Path(os.path.realpath(scanning.supervise("a")))
+    shutil.rmtree(folder)
+    (path / "policy").write_text("")  # so that there is something new to announce
+    wait_for(lambda: scanning.pid("a") == pid, "the supervise directory", 10)
+    (folder / "detail.new").mkdir()
+    (path / "down").write_text("")
+    wait_for(lambda: "cannot write the status" in scanning.events(), "the fault to be told")
+    time.sleep(1)
+    assert scanning.events().count("cannot write the status") < 5
+    shutil.rmtree(folder)
+    (folder / "status.new").mkdir(parents=True)
+    scanning.own(folder)
+    wait_for(lambda: "status.new" in scanning.events(), "the fault to be told")
+    (folder / "status.new").rmdir()
+    wait_for((folder / "status").exists, "the status")
+    wait_for((folder / "jail").exists, "the jail's record")
+    scanning.ljsv("down", "a")
+    assert not is_alive(pid)
+
+
+def test_scanner_folder_that_cannot_be_made_at_once(scanning: Tree) -> None:
+    """It is tried again, and then the scanner hears."""
+    scanning.add("a")
+    scanning.wait_state("a", "ready")
+    control = Path(os.path.realpath(scanning.supervise("a"))).parent / ".scanner" / "control"
+    control.unlink()
+    control.symlink_to("nowhere")
+    wait_for(lambda: scanning.events().count("cannot make the scanner's folder") > 1, "the fault to be told")
+    control.unlink()
+    wait_for(control.is_fifo, "the FIFO")
+    fd = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
+    os.write(fd, b"rescan\n")
+    wait_for(lambda: count_pending(fd) == 0, "the scanner to read")
+    os.close(fd)
 
 
 def test_nothing_outlives_its_jail(scanning: Tree) -> None:
@@ -308,3 +352,89 @@ def test_directory_deleted_while_nobody_scans_is_swept(tree: Tree) -> None:
     tree.ljsv("scan", "--daemon")
     wait_for(lambda: not any(is_alive(pid) for pid in pids), "the orphans to end")
     wait_for(lambda: not folder.exists() and not folder.with_name("b").exists(), "their folders to go")
+
+
+def test_a_lock_that_the_jail_takes_does_not_keep_a_supervisor_out(scanning: Tree) -> None:
+    """What runs in the jail sees its service directory, and can lock it: the next supervisor comes all the same, and there is one."""
+    hold = "import fcntl, os, sys, time; fd = os.open('/run/service', os.O_RDONLY); print('waits', flush=True); fcntl.flock(fd, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(1000)"
+    scanning.add("a", f'exec /usr/bin/python3 -c "{hold}"')
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    wait_for(lambda: "waits" in scanning.log("a"), "the jail to wait for the lock")
+    old = scanning.supervisor_pid("a")
+    os.kill(old, signal.SIGKILL)
+    wait_for(lambda: scanning.supervisor_pid("a") not in {0, old}, "another supervisor")
+    wait_for(lambda: "locked" in scanning.log("a"), "its log to be read")
+    assert scanning.pid("a") == pid
+    scanning.ljsv("restart", "a")
+    assert scanning.pid("a") != pid
+
+
+def nurseries(tree: Tree) -> list[int]:
+    return [pid for pid in tree.processes() if Path(f"/proc/{pid}/comm").read_text() == "ljsv nursery\n"]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def jail_pid(tree: Tree, name: str) -> int:
+    lines = (tree.supervise(name) / "jail").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("pid ")))
+
+
+def test_nursery_killed_takes_no_jail_with_it(scanning: Tree) -> None:
+    """Jails come from the nursery; killed, it costs no service, the next start does without it, and another is started."""
+    add(scanning, "a")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    (nursery,) = nurseries(scanning)
+    assert parent_of(jail_pid(scanning, "a")) == nursery
+    os.kill(nursery, signal.SIGKILL)
+    wait_for(lambda: not is_alive(nursery), "the nursery's end")
+    add(scanning, "b")
+    scanning.wait_state("b", "ready")
+    wait_for(lambda: len(nurseries(scanning)) == 1, "another nursery")
+    scanning.ljsv("restart", "b")
+    assert parent_of(jail_pid(scanning, "b")) in nurseries(scanning)
+    assert scanning.pid("a") == pid
+    assert [running_copies(scanning, name) for name in "ab"] == [1, 1]
+
+
+def test_nursery_that_does_not_answer_is_done_without(scanning: Tree) -> None:
+    """Stopped (or without a processor for seconds), it holds no service up, and what it does afterwards starts nothing twice."""
+    add(scanning, "a")
+    scanning.wait_state("a", "ready")
+    (nursery,) = nurseries(scanning)
+    os.kill(nursery, signal.SIGSTOP)
+    try:
+        scanning.ljsv("restart", "-w", "30", "a")
+        assert parent_of(jail_pid(scanning, "a")) == scanning.supervisor_pid("a")
+    finally:
+        os.kill(nursery, signal.SIGCONT)
+    pid = scanning.pid("a")
+    scanning.ljsv("restart", "a")
+    assert not is_alive(pid)
+    assert running_copies(scanning, "a") == 1
+
+
+def test_nursery_outlives_the_scanner_and_ends_with_the_last_supervisor(tree: Tree) -> None:
+    """A scanner that is killed leaves it to the supervisors; those end with the next scanner, and it with them."""
+    tree.ljsv("scan", "--daemon")
+    add(tree, "a")
+    tree.wait_state("a", "ready")
+    (nursery,) = nurseries(tree)
+    os.kill(scanner_pid(tree), signal.SIGKILL)
+    tree.ljsv("restart", "a")
+    assert parent_of(jail_pid(tree, "a")) == nursery
+    tree.ljsv("exit", "--all")
+    wait_for(lambda: not nurseries(tree), "the nursery's end")
+
+
+def test_finish_waits_for_a_jail_that_is_still_in_the_way(scanning: Tree) -> None:
+    """Where the lock of the exit record is held by what a killed supervisor has ordered, ./finish is run later, and not left out."""
+    add(scanning, "web", "echo run; trap 'exit 7' TERM; sleep 1000 & wait", finish="#!/bin/sh\necho finish $1\n", policy='[restart]\nstable_after = "0s"\n')
+    wait_for(lambda: scanning.log("web") == "run", "the run")
+    with (scanning.supervise("web") / "exit").open() as record:
+        scanning.ljsv("term", "web")
+        fcntl.flock(record, fcntl.LOCK_EX)  # granted as soon as pid 1 is gone: before any later try
+        time.sleep(1.5)
+    wait_for(lambda: scanning.log("web").split("\n") == ["run", "finish 7", "run"], f"finish and another run: {scanning.log('web')}")

@@ -1,0 +1,104 @@
+"""What a service needs, and who needs it: by announcements, without a central scheduler.
+
+A supervisor that needs `db` holds a FIFO `need.NAME` in db's fifodir while its
+own service is not at rest. It gets a byte for each announcement of db (so it
+sleeps until then), and db's supervisor sees in the same place who depends on
+it: a FIFO that has a reader. A need is ready when its status says so and its
+jail holds the lock of its exit record.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from ljsv import status
+from ljsv.errors import Fault
+from ljsv.service.circle import find_circle
+from ljsv.service.read import read_needs
+from ljsv.supervise.directory import is_locked, open_fifo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ljsv.paths import Places
+    from ljsv.supervise.loop import Loop
+
+PREFIX = "need."
+READ_SIZE = 4096
+
+
+class Needs:
+    """The needs of one service. `on_change` is called when one of them, or what is supervised at all, has changed."""
+
+    def __init__(self, places: Places, loop: Loop, on_change: Callable[[], None]) -> None:
+        self._places = places
+        self._loop = loop
+        self._on_change = on_change
+        self._fifos: dict[str, int] = {}  # by path
+
+    def missing(self, name: str, needs: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that are not ready, in order; from now on their announcements are heard. Fault when they go in a circle."""
+        circle = find_circle(name, lambda one: needs if one == name else read_needs(f"{self._places.svdir}/{one}"))
+        if circle:
+            hint = f"take one out: {self._places.svdir}/{circle[-2]}/policy"
+            raise Fault("needs go in a circle", " -> ".join(circle), "none of them could ever start", hint=hint)
+        self._subscribe(name, needs)
+        return tuple(need for need in needs if not is_ready(f"{self._places.svdir}/{need}/supervise"))
+
+    def _subscribe(self, name: str, needs: tuple[str, ...]) -> None:
+        folders = [f"{self._places.svdir}/{need}/supervise/event" for need in needs]
+        wanted = {f"{folder}/{PREFIX}{name}" for folder in [*folders, f"{self._places.scanner}/event"]} if needs else set()
+        for path in [path for path in self._fifos if path not in wanted or not os.path.exists(path)]:
+            self._drop(path)
+        for path in wanted - self._fifos.keys():
+            with suppress(OSError, Fault):  # it is not there: the scanner announces when it is
+                fd = self._fifos[path] = open_fifo(path, os.O_RDWR | os.O_NONBLOCK)
+                self._loop.watch(fd, lambda fd=fd: self._heard(fd))  # type: ignore[misc]
+
+    def _heard(self, fd: int) -> None:
+        with suppress(BlockingIOError):
+            os.read(fd, READ_SIZE)
+        self._on_change()
+
+    def _drop(self, path: str) -> None:
+        fd = self._fifos.pop(path)
+        self._loop.forget(fd)
+        with suppress(OSError):
+            os.unlink(path)
+        os.close(fd)
+
+    def release(self) -> None:
+        """The service is at rest: it depends on nobody."""
+        for path in list(self._fifos):
+            self._drop(path)
+
+
+def is_ready(supervise: str) -> bool:
+    """Whether a service says that it is ready, and its jail lives."""
+    try:
+        state = status.read_detail(supervise).get("state")
+    except OSError:
+        return False
+    return state == status.READY and is_locked(f"{supervise}/exit")
+
+
+def open_dependents(supervise: str) -> dict[int, str]:
+    """Who depends on a service now: the writing ends of their FIFOs (one reports an error when its reader has gone), by name."""
+    found: dict[int, str] = {}
+    with suppress(OSError):
+        for name in sorted(os.listdir(f"{supervise}/event")):
+            if name.startswith(PREFIX):
+                with suppress(OSError):
+                    fd = os.open(f"{supervise}/event/{name}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+                    found[fd] = name.removeprefix(PREFIX)
+    return found
+
+
+def name_dependents(supervise: str) -> list[str]:
+    """Their names."""
+    found = open_dependents(supervise)
+    for fd in found:
+        os.close(fd)
+    return list(found.values())

@@ -1,0 +1,206 @@
+"""How a run says that it is ready: a newline on descriptor 3 (s6), datagrams to $NOTIFY_SOCKET (sd_notify(3)), or ./check.
+
+The first two end in a FIFO of the supervise directory that pid 1 of the jail holds as
+well, so what was said while no supervisor was there is read by the next one.
+For datagrams pid 1 keeps the socket and passes them on into that FIFO.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+
+from ljsv import status
+from ljsv.frozen import Frozen
+from ljsv.jail.spec import BindMount
+from ljsv.linux import descriptors
+from ljsv.supervise.directory import open_fifo
+from ljsv.supervise.loop import now
+from ljsv.supervise.machine import BY_START
+from ljsv.supervise.scripts import NOT_RUN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ljsv.service.schema import Policy
+    from ljsv.supervise.events import Events
+    from ljsv.supervise.loop import Loop
+    from ljsv.supervise.scripts import Scripts
+
+BY_FD, BY_NOTIFY, BY_CHECK = "fd", "notify", "check"
+SOCKET_AT = "/run/notify"
+READ_SIZE = 65536
+STATUS_MAX = 200
+CHECK_AGAIN_S, CHECK_TIMEOUT_S = 0.5, 10.0
+PENDING_MAX = 8192
+
+
+class Wires(Frozen):
+    """What a jail gets for that: descriptors to be closed by the caller once it has begun, a bind, variables."""
+
+    passed_fd: int = -1
+    held_fds: tuple[int, ...] = ()
+    relay: tuple[int, int] = (-1, -1)
+    binds: tuple[BindMount, ...] = ()
+    env: tuple[tuple[str, str | None], ...] = ()
+
+    def close(self) -> None:
+        for fd in {self.passed_fd, *self.held_fds, *self.relay} - {-1}:
+            os.close(fd)
+
+
+class Readiness:
+    """What one service's run says of itself, and what is asked of it: ready, its status, its watchdog, ./check.
+
+    `feed` gets "ready", "stopping" and "silent", the last with the reason;
+    `on_change` is called when what `detail` says of it is different.
+    """
+
+    def __init__(self, loop: Loop, timer: str, events: Events, scripts: Scripts, feed: Callable[[str, str], None], on_change: Callable[[], None]) -> None:
+        self.by = BY_START
+        self._loop = loop
+        self._timer = timer
+        self._events = events
+        self._scripts = scripts
+        self._feed = feed
+        self._on_change = on_change
+        self._fd = -1
+        self._pending = b""
+        self._status_text = ""
+        self._is_reloading = False
+        self._watchdog_s = 0.0
+        self._check_timeout_s = CHECK_TIMEOUT_S
+        self._state = status.DOWN
+
+    # ---- a run
+
+    def listen(self, directory: str, by: str, policy: Policy | None, status_text: str = "") -> None:
+        """To the run that is about to begin, or has begun, in that supervise directory."""
+        self.close()
+        self.by, self._status_text = by, status_text
+        self._watchdog_s = policy.ready.watchdog if policy else 0.0
+        self._check_timeout_s = policy.scripts.check if policy else CHECK_TIMEOUT_S
+        if by in {BY_FD, BY_NOTIFY}:
+            self._fd = open_fifo(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK)
+            self._loop.watch(self._fd, self._hear)
+
+    def wire(self, directory: str) -> Wires:
+        """For a new run: nothing of the one before counts."""
+        self._is_reloading = False
+        if self._fd < 0:
+            return Wires()
+        self._read()
+        self._pending = b""
+        other_fd = os.open(f"{directory}/ready.fifo", os.O_WRONLY | os.O_CLOEXEC) if self.by == BY_FD else _bind_socket(directory)
+        held_fd = os.open(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.by == BY_FD:
+            return Wires(passed_fd=other_fd, held_fds=(held_fd,))
+        env = [("NOTIFY_SOCKET", SOCKET_AT)]
+        if self._watchdog_s:
+            env.append(("WATCHDOG_USEC", str(int(self._watchdog_s * 1e6))))
+        bind = BindMount(f"{directory}/notify", SOCKET_AT)
+        return Wires(relay=(other_fd, held_fd), binds=(bind,), env=tuple(env))
+
+    def follow(self, state: str) -> None:
+        """The service is in that state now."""
+        before, self._state = self._state, state
+        if before == status.READY:
+            self._set_timer("watchdog", None, self._bite)
+        if state == status.UP and self.by == BY_CHECK:
+            self._check()
+        if state == status.READY:
+            self._feed_watchdog()
+
+    def end(self) -> None:
+        """The jail is gone."""
+        self._set_timer("check", None, self._check)
+
+    def describe(self) -> str:
+        """What it says of itself, for `detail`."""
+        if self._state not in {status.UP, status.READY, status.STOPPING}:
+            return ""
+        return f"reloading; {self._status_text}".removesuffix("; ") if self._is_reloading else self._status_text
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.forget(self._fd)
+            os.close(self._fd)
+        self._fd = -1
+        self._pending = b""
+
+    # ---- what it says: sd_notify(3)
+
+    def _read(self) -> list[tuple[str, str]]:
+        """What was said since: (name, value)."""
+        try:
+            data = os.read(self._fd, READ_SIZE)
+        except BlockingIOError:
+            return []
+        if self.by == BY_FD:
+            return [("READY", "1")] if b"\n" in data else []
+        *messages, self._pending = (self._pending + data)[-PENDING_MAX:].split(b"\0")
+        pairs = (line.partition("=") for message in messages for line in message.decode(errors="replace").splitlines())
+        return [(name, value) for name, _, value in pairs]
+
+    def _hear(self) -> None:
+        for name, value in self._read():
+            if name == "READY" and value == "1":
+                self._is_reloading = False
+                self._feed("ready", "")
+            elif name == "STATUS":
+                self._status_text = "".join(char if char.isprintable() else " " for char in value[:STATUS_MAX])
+            elif name == "RELOADING" and value == "1":
+                self._is_reloading = True
+            elif name == "STOPPING" and value == "1":
+                self._feed("stopping", "")
+            elif name == "WATCHDOG" and value == "1":
+                self._feed_watchdog()
+            elif name == "WATCHDOG" and value == "trigger":
+                self._bite()
+            if name != "WATCHDOG":
+                self._on_change()
+
+    def _feed_watchdog(self) -> None:
+        if self._watchdog_s and self.by == BY_NOTIFY and self._state == status.READY:
+            self._set_timer("watchdog", now() + self._watchdog_s, self._bite)
+
+    def _bite(self) -> None:
+        self._events.send("watchdog: nothing heard in time", "error", timeout_s=self._watchdog_s)
+        self._feed("silent", f"its watchdog heard nothing for {self._watchdog_s:g}s")
+
+    # ---- what it is asked: ./check
+
+    def _check(self) -> None:
+        """Run ./check in the jail, again and again until it says that the service is ready, or its time is up."""
+        if self._state == status.UP:
+            self._scripts.run("check", self._check_timeout_s, self._checked)
+
+    def _checked(self, code: int, what: str) -> None:
+        if code == 0:
+            self._feed("ready", "")
+            return
+        text = f"check: {what}"
+        if text != self._status_text:
+            self._status_text = text
+            self._on_change()
+            self._events.send("not ready yet", "warning" if code == NOT_RUN else "info", check=what)
+        self._set_timer("check", now() + CHECK_AGAIN_S, self._check)
+
+    def _set_timer(self, name: str, at: float | None, callback: Callable[[], None]) -> None:
+        self._loop.set_timer(f"{self._timer} {name}", at, callback)
+
+
+def _bind_socket(directory: str) -> int:
+    """A datagram socket at `notify` in the directory: whoever the service is, it may send; nobody else reaches it."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.lstat(f"{directory}/notify").st_mode):
+            os.unlink(f"{directory}/notify")
+    directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        socket_fd = descriptors.bind_datagram(f"/proc/self/fd/{directory_fd}/notify")  # sun_path holds 108 bytes
+        os.chmod("notify", 0o666, dir_fd=directory_fd)
+    finally:
+        os.close(directory_fd)
+    return socket_fd

@@ -1,0 +1,145 @@
+"""What a service needs: started when that is ready, stopped before it, and who depends on it is named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+
+from tests.conftest import Tree, is_alive, wait_for
+
+LATE = "while ! test -e /run/go; do sleep 0.02; done\necho >&3\nexec sleep 1000"
+BY_FD = '[ready]\nby = "fd"\n'
+
+
+def ended_at(tree: Tree, name: str) -> int:
+    """The line of the journal that tells of its end."""
+    lines = tree.events().splitlines()
+    return next(number for number, line in enumerate(lines) if f'"service": "{name}"' in line and '"event": "down"' in line and '"was": "stopping"' in line)
+
+
+def test_waits_visibly_then_starts(scanning: Tree) -> None:
+    """It waits for what it needs, says so, and starts when that is ready."""
+    scanning.add("db", LATE, policy=BY_FD)
+    scanning.add("web", policy='needs = ["db"]\n')
+    wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    assert scanning.state("web") == "down"
+    assert "waiting for db" in scanning.ljsv("status").stdout
+    assert scanning.run("sv", "status", str(scanning.root / "sv" / "web")).stdout.startswith("down: ")
+    scanning.ljsv("enter", "db", "touch", "/run/go")
+    scanning.wait_state("web", "ready")
+
+
+def test_up_starts_what_it_needs(tree: Tree) -> None:
+    """`up web` starts db and, before it, disk; and says so."""
+    tree.add("disk", down="")
+    tree.add("db", policy='needs = ["disk"]\n', down="")
+    tree.add("web", policy='needs = ["db"]\n', down="")
+    result = tree.ljsv("up", "web")
+    assert "also starting what they need: disk db" in result.stderr
+    assert [tree.state(name) for name in ("disk", "db", "web")] == ["ready"] * 3
+
+
+def test_stopped_in_reverse_order(scanning: Tree) -> None:
+    """`down --all` ends web before db, however long web takes; `exit --all` too."""
+    slow = "trap 'sleep 0.5; exit 0' TERM\nwhile :; do sleep 0.02; done"
+    scanning.add("db")
+    scanning.add("web", slow, policy='needs = ["db"]\n')
+    scanning.wait_state("web", "ready")
+    scanning.ljsv("down", "--all")
+    assert ended_at(scanning, "web") < ended_at(scanning, "db")
+    scanning.ljsv("up", "--all")
+    count = len(scanning.events().splitlines())
+    scanning.ljsv("exit", "--all")
+    lines = scanning.events().splitlines()[count:]
+    ends = [line.split('"service": "')[1].split('"')[0] for line in lines if '"was": "stopping"' in line]
+    assert ends == ["web", "db"]
+
+
+def test_a_need_that_ends_stops_nobody(scanning: Tree) -> None:
+    """db crashes, and is taken down: web goes on, and is named."""
+    scanning.add("db")
+    scanning.add("web", policy='needs = ["db"]\n')
+    web, db = (int(scanning.wait_state(name, "ready")["pid"]) for name in ("web", "db"))
+    os.kill(db, signal.SIGKILL)
+    wait_for(lambda: scanning.pid("db") not in {0, db}, "the next db")
+    assert '"needed_by": "web"' in scanning.events()
+    result = scanning.ljsv("down", "db")
+    assert "db is needed by what goes on: web" in result.stderr
+    assert scanning.pid("web") == web
+    assert is_alive(web)
+
+
+def test_restarted_when_it_is_ready_again(scanning: Tree) -> None:
+    """web dies while db is down: it waits for db, and starts with it."""
+    scanning.add("db")
+    scanning.add("web", policy='needs = ["db"]\n')
+    web = int(scanning.wait_state("web", "ready")["pid"])
+    scanning.ljsv("down", "db")
+    os.kill(web, signal.SIGKILL)
+    wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    scanning.ljsv("up", "db")
+    scanning.wait_state("web", "ready")
+
+
+def test_waiting_survives_kill(scanning: Tree) -> None:
+    """Supervisors that are killed while one waits for the other: the wait goes on, and ends."""
+    scanning.add("db", LATE, policy=BY_FD)
+    scanning.add("web", policy='needs = ["db"]\n')
+    wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    for name in ("web", "db"):
+        old = scanning.supervisor_pid(name)
+        os.kill(old, signal.SIGKILL)
+        wait_for(lambda name=name, old=old: scanning.supervisor_pid(name) not in {0, old}, "the next supervisor")
+    wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait again")
+    scanning.ljsv("enter", "db", "touch", "/run/go")
+    scanning.wait_state("web", "ready")
+
+
+def test_waiting_can_be_ended(scanning: Tree) -> None:
+    """`down` ends the wait; what becomes ready later starts nothing."""
+    scanning.add("db", LATE, policy=BY_FD)
+    scanning.add("web", policy='needs = ["db"]\n')
+    wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    scanning.ljsv("down", "web")
+    assert "waiting" not in scanning.detail("web")
+    scanning.ljsv("enter", "db", "touch", "/run/go")
+    scanning.wait_state("db", "ready")
+    assert scanning.state("web") == "down"
+
+
+def test_a_need_that_comes_later(scanning: Tree) -> None:
+    """One that is no service yet is waited for; `up` refuses it at once."""
+    scanning.add("web", policy='needs = ["db"]\n')
+    wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    result = scanning.ljsv("up", "web", code=1)
+    assert "needs what is not there: db" in result.stderr
+    scanning.add("db")
+    scanning.wait_state("web", "ready")
+    shutil.rmtree(scanning.root / "sv" / "db")
+    wait_for(lambda: not scanning.supervise("db").exists(), "db to be gone")
+    assert scanning.state("web") == "ready"
+
+
+def test_circle(scanning: Tree) -> None:
+    """Needs that go in a circle: failed, with the way shown; mended, it starts."""
+    scanning.add("a", policy='needs = ["b"]\n', down="")
+    scanning.add("b", policy='needs = ["c"]\n', down="")
+    scanning.add("c", policy='needs = ["a"]\n', down="")
+    result = scanning.ljsv("up", "a", code=1)
+    assert "a -> b -> c -> a" in result.stderr
+    assert "hint: take one out" in result.stderr
+    for name in ("a", "b", "c"):
+        wait_for(lambda name=name: scanning.state(name) == "down", "its supervisor")
+    scanning.run("sv", "up", str(scanning.root / "sv" / "a"))
+    wait_for(lambda: scanning.state("a") == "failed", "the fault")
+    assert "a -> b -> c -> a" in scanning.detail("a")["fault"]
+
+
+def test_essential(scanning: Tree) -> None:
+    """When one that is essential has failed for good, everything stops, and the scanner says so."""
+    scanning.add("a")
+    scanning.wait_state("a", "ready")
+    scanning.add("e", "sleep 0.1; exit 3", policy='essential = true\n[restart]\ngive_up_after = 2\ndelay = "100ms"\n')
+    wait_for(lambda: '"event": "scanner ended", "exit": 1' in scanning.events(), "the scanner's end")
+    assert scanning.state("a") == "down"
