@@ -1,0 +1,1 @@
+"""Building images, and the store that keeps them."""
