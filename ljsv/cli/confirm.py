@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from ljsv.cli.guess import as_typed
 from ljsv.cli.options import Options, usage
 from ljsv.errors import EXIT_NOT_REACHED, Fault
 
@@ -13,6 +14,6 @@ def confirm(options: Options, what: str) -> None:
     if options.has("--yes"):
         return
     if not sys.stdin.isatty():
-        raise usage(f"will not {what} without being asked", hint="say --yes")
+        raise usage(f"will not {what} without being asked", hint=f"{as_typed()} --yes")
     if input(f"{what}? [y/N] ").strip().lower() not in {"y", "yes"}:
         raise Fault("left as it is", exit_code=EXIT_NOT_REACHED)

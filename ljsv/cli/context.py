@@ -6,12 +6,15 @@ import os
 
 from ljsv import status
 from ljsv.cli.options import Options, usage
-from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_SUPERVISED, Fault
+from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_SUPERVISED, Fault, quote
 from ljsv.paths import Places, find_svdir, is_service_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ljsv.service.read import Service
+
+
+LOG = "log"
 
 
 class Context:
@@ -21,10 +24,10 @@ class Context:
         self.options = options
         uid = os.geteuid()
         environ = dict(os.environ)
-        operands = options.operands
-        if operands and "/" in operands[0].rstrip("/") and not svdir:
-            svdir = os.path.dirname(os.path.abspath(operands[0]))
-        options.operands = [name.rstrip("/").rpartition("/")[2] if "/" in name else name for name in operands]
+        words = [split_word(word) for word in options.operands]
+        if words and words[0][0] and not svdir:
+            svdir = os.path.abspath(words[0][0])
+        options.operands = [name for _, name in words]
         self.shown, source = find_svdir(svdir, environ, uid)
         if source == "./sv":
             self.shown = "./sv"
@@ -53,7 +56,7 @@ class Context:
                 raise usage("either names or --all, not both")
             return self.all_names()
         if not operands:
-            raise usage("which service? name it, or say --all", hint=f"ljsv status  # shows what is in {self.shown}")
+            raise usage("which service? name it, or say --all", hint=f"ljsv status  # shows what is in {quote(self.shown)}")
         for name in operands:
             self.require(name)
         return list(dict.fromkeys(operands))
@@ -66,12 +69,13 @@ class Context:
             return
         if os.path.isdir(f"{self.svdir}/{name}"):
             cause = "a service's name has at most 64 printable bytes, no space, and no dot at its beginning"
-            raise Fault("not a service's name", f"{self.shown}/{name}", cause, hint=f"rename it: mv {self.shown}/... {self.shown}/web", exit_code=EXIT_NO_SERVICE)
-        from difflib import get_close_matches
+            raise Fault("not a service's name", f"{self.shown}/{name}", cause, hint=f"rename it: mv {self.shown}/... {quote(f'{self.shown}/web')}", exit_code=EXIT_NO_SERVICE)
+        from ljsv.cli.guess import closest, retyped
 
-        close = get_close_matches(name, self.all_names(), 1)
-        hint = f"did you mean {close[0]}?" if close else f"ls {self.shown}"
-        raise Fault("no such service", f"{self.shown}/{name}", "", service=name, hint=hint, exit_code=EXIT_NO_SERVICE)
+        close = closest(name, self.all_names())
+        cause = f"did you mean {close}?" if close else ""
+        hint = retyped(name, close) if close else f"ls {self.shown}"
+        raise Fault("no such service", f"{self.shown}/{name}", cause, service=name, hint=hint, exit_code=EXIT_NO_SERVICE)
 
     def supervise_of(self, name: str) -> str:
         return f"{self.svdir}/{name}/supervise"
@@ -87,15 +91,17 @@ class Context:
 
     def read_service(self, name: str) -> Service:
         """The service directory, read as its supervisor would. Fault where it is unfit."""
+        from ljsv.service.kinds import HOST
         from ljsv.service.read import read_service
 
         path = os.path.realpath(f"{self.svdir}/{name}")
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise Fault.from_os("cannot open the service directory", error, path, hint=f"ls -ld {path}") from None
+            raise Fault.from_os("cannot open the service directory", error, path, hint=f"ls -ld {quote(path)}") from None
         try:
-            return read_service(path, fd, uid=os.geteuid())
+            base = HOST if name.endswith(f"/{LOG}") else ""  # a log service needs no rootfs
+            return read_service(path, fd, uid=os.geteuid(), state=self.places.state_of(name), default_base=base)
         finally:
             os.close(fd)
 
@@ -131,12 +137,26 @@ class Context:
             return {}
 
 
+def split_word(word: str) -> tuple[str, str]:
+    """(scan directory, name) of what a person types: a path, or "" and a name. The log service of web is `web/log`, as for sv."""
+    bare = word.rstrip("/")
+    if "/" not in bare:
+        return "", bare if "/" in word else word
+    folder, _, name = bare.rpartition("/")
+    above, _, service = folder.rpartition("/")
+    if name == LOG and service:
+        is_path = not above and os.path.exists(f"{bare}/run") and not os.path.exists(f"{folder}/run")
+        if not is_path and (not above or os.path.exists(f"{folder}/run") or os.path.exists(f"{folder}/rootfs")):
+            return above or ("/" if folder.startswith("/") else ""), f"{service}/{LOG}"
+    return folder or "/", name
+
+
 def write_fifo(path: str, data: bytes) -> bool:
     """Whether somebody reads that FIFO, after writing `data` into it. PermissionError is a Fault."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError as error:
-        raise Fault.from_os("cannot open", error, path, hint=f"it belongs to another user: ls -ld {path}") from None
+        raise Fault.from_os("cannot open", error, path, hint=f"it belongs to another user: ls -ld {quote(path)}") from None
     except OSError:
         return False
     try:

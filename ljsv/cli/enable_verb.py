@@ -1,21 +1,37 @@
-"""`ljsv enable`: remove the down file, so that the service starts with its supervisor."""
+"""`ljsv enable`: remove the down file, so that the service starts with its supervisor; with --now it is started as well."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
+from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options
-from ljsv.errors import EXIT_OK
+from ljsv.errors import EXIT_OK, Fault
 
-OPTIONS = {"--all": ""}
+OPTIONS = {"--all": "", "--now": ""}
 
 
 def run(_verb: str, options: Options) -> int:
     context = Context(options.get("--svdir"), options)
     for name in context.names():
-        with suppress(FileNotFoundError):
-            os.unlink(f"{context.svdir}/{name}/down")
-        print(f"ok: {name}: enabled; it starts with its supervisor. Now: ljsv up {name}")
+        _enable(context, name)
+    if options.has("--now"):
+        from ljsv.cli import steer
+
+        return steer.start(context, "u")
     return EXIT_OK
+
+
+def _enable(context: Context, name: str) -> None:
+    path = f"{context.svdir}/{name}/down"
+    try:
+        os.unlink(path)
+        said = "enabled: it starts with its supervisor"
+    except FileNotFoundError:
+        said = "was enabled already"
+    except OSError as error:
+        raise Fault.from_os("cannot enable", error, path, hint=f"ls -ld {context.svdir}/{name} {path}") from None
+    is_running = context.detail(name).get("state") in {status.STARTING, status.UP, status.READY}
+    after = "" if is_running or context.options.has("--now") else f"; to start it now: ljsv up {name}"
+    print(f"ok: {name}: {said}{after}", flush=True)

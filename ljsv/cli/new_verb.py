@@ -1,4 +1,4 @@
-"""`ljsv new`: a service directory, made whole under a hidden name and renamed in."""
+"""`ljsv new`: a service directory, made whole under a hidden name and renamed in; or what another supervisor had, taken over."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from ljsv.cli.options import Options, usage
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
 from ljsv.paths import is_service_name
 
-OPTIONS = {"--run": "COMMAND", "--down": ""}
+OPTIONS = {"--run": "COMMAND", "--image": "NAME", "--down": "", "--from": "DIR", "--from-unit": "FILE", "--from-compose": "FILE"}
 
 
 def run(_verb: str, options: Options) -> int:
     names = list(options.operands)
+    if any(option.startswith("--from") for option in options.values):
+        from ljsv.cli.takeover.make import take_over
+
+        return take_over(Context(options.get("--svdir"), options), options, names)
     if len(names) != 1 or not is_service_name(names[0]):
         raise usage("one name, please: letters, digits, dots and hyphens, no leading dot", hint="ljsv new web --run 'exec /usr/bin/python3 -m http.server'")
     context = Context(options.get("--svdir"), options)
@@ -22,18 +26,44 @@ def run(_verb: str, options: Options) -> int:
     path, staged = f"{context.svdir}/{name}", f"{context.svdir}/.new-{name}.{os.getpid()}"
     if os.path.lexists(path):
         raise Fault("it is there already", path, service=name, hint=f"ljsv status {name}", exit_code=EXIT_NOT_REACHED)
+    image = options.get("--image")
+    rootfs, needs_run = _of_image(image) if image else ('base = "host"\n', True)
+    has_run = needs_run or options.has("--run")
     try:
         os.mkdir(staged, 0o755)
-        _write(f"{staged}/run", f"#!/bin/sh\n{options.get('--run') or 'exec sleep 1000000'}\n", 0o755)
-        _write(f"{staged}/rootfs", 'base = "host"\n', 0o644)
+        if has_run:
+            _write(f"{staged}/run", f"#!/bin/sh\n{options.get('--run') or 'exec sleep 1000000'}\n", 0o755)
+        _write(f"{staged}/rootfs", rootfs, 0o644)
         if options.has("--down"):
             _write(f"{staged}/down", "", 0o644)
         os.rename(staged, path)
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise Fault.from_os("cannot make the service directory", error, path, hint=f"ls -ld {context.svdir}") from None
-    print(f"ok: {path}: run, rootfs")
+    print(f"ok: {path}: {'run, ' if has_run else ''}rootfs")
     return EXIT_OK
+
+
+def _of_image(image: str) -> tuple[str, bool]:
+    """(the text of rootfs, whether there has to be a run) for an image of the store, or a file that is one."""
+    from ljsv.service.images import check_image
+    from ljsv.service.stored import read_manifest, resolve
+
+    path = os.path.abspath(image)
+    if image.startswith(("/", "./", "../")) or os.path.isfile(path):
+        check_image(path)
+        base = path
+    else:
+        path, base = resolve(image).path, image
+    starts = bool(read_manifest(path).defaults.argv)
+    return f'# What an image for containers writes is kept beside it; "no" where it writes nothing.\nbase = {_quote(base)}\nwritable = "overlay"\n', not starts
+
+
+def _quote(text: str) -> str:
+    """As TOML's basic string."""
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _write(path: str, text: str, mode: int) -> None:

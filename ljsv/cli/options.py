@@ -12,11 +12,16 @@ FLAG = ""
 
 
 class Options:
-    """`values` of the options that were given ("" for flags), and the `operands`."""
+    """`values` of the options that were given ("" for flags; the last one counts), and the `operands`."""
 
-    def __init__(self, values: dict[str, str], operands: list[str]) -> None:
+    def __init__(self, values: dict[str, str], operands: list[str], given: list[tuple[str, str]] | None = None) -> None:
         self.values = values
         self.operands = operands
+        self._given = given or []
+
+    def every(self, name: str) -> list[str]:
+        """All values of an option that may be given several times, in order."""
+        return [value for option, value in self._given if option == name]
 
     def has(self, name: str) -> bool:
         return name in self.values
@@ -45,6 +50,7 @@ def usage(message: str, hint: str = "ljsv help") -> Fault:
 def parse(arguments: list[str], known: dict[str, str], *, stop_at_operand: bool = False) -> tuple[Options, list[str]]:
     """(options and operands, what is left). `known` maps an option to the name of its value, FLAG for none."""
     values: dict[str, str] = {}
+    given: list[tuple[str, str]] = []
     operands: list[str] = []
     rest = list(arguments)
     while rest:
@@ -57,7 +63,7 @@ def parse(arguments: list[str], known: dict[str, str], *, stop_at_operand: bool 
             if not word.startswith("--") and len(word) > 2 and word[:2] in known:
                 name, has_value, value = word[:2], "=", word[2:]
             if name not in known:
-                raise usage(f"unknown option {name}", _known(known))
+                raise usage(f"unknown option {name}{_meant(name, known)}", _known(known))
             if known[name] == FLAG:
                 if has_value:
                     raise usage(f"{name} takes no value")
@@ -67,11 +73,19 @@ def parse(arguments: list[str], known: dict[str, str], *, stop_at_operand: bool 
                     raise usage(f"{name} wants {known[name]}")
                 value = rest.pop(0)
             values[name] = value
+            given.append((name, value))
         elif stop_at_operand:
-            return Options(values, operands), [word, *rest]
+            return Options(values, operands, given), [word, *rest]
         else:
             operands.append(word)
-    return Options(values, operands), []
+    return Options(values, operands, given), []
+
+
+def _meant(name: str, known: dict[str, str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, [option for option in known if option.startswith("--")], 1)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def _known(known: dict[str, str]) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 from ljsv.cli.confirm import confirm
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.linux.process import read_boot_id
 from ljsv.paths import is_service_name
 
 OPTIONS = {"--yes": ""}
 
 
 def run(_verb: str, options: Options) -> int:
+    from ljsv.jail.overlay import delete, hold_all
+
     context = Context(options.get("--svdir"), options)
     names = context.options.operands
     if not names or not all(is_service_name(name) for name in names):
@@ -22,17 +24,53 @@ def run(_verb: str, options: Options) -> int:
     for name in names:
         if context.is_supervised(name):
             raise Fault("it is supervised", context.supervise_of(name), service=name, hint=f"ljsv exit {name}", exit_code=EXIT_NOT_REACHED)
-        found = [path for path in (context.places.log_of(name), f"{context.places.state}/{name}") if os.path.isdir(path)]
+        _refuse_while_it_runs(context, name)
+        found = [path for path in (context.places.log_of(name), context.places.state_of(name), *_configured(context, name)) if os.path.isdir(path)]
         runtime = context.places.runtime_of(name)
         found += [runtime] if runtime and os.path.isdir(runtime) else []
         if not found:
             print(f"ok: {name}: nothing to delete")
             continue
         confirm(options, f"delete {' '.join(found)}")
-        for path in found:
-            try:
-                shutil.rmtree(path)
-            except OSError as error:
-                raise Fault.from_os("cannot delete", error, path, hint=f"ls -ld {path}") from None
+        _let_go_of_images(context, name)
+        with hold_all([*_overlays(context, name)]):
+            for path in found:
+                delete(path)
         print(f"ok: {name}: deleted {' '.join(found)}")
     return EXIT_OK
+
+
+def _refuse_while_it_runs(context: Context, name: str) -> None:
+    """A jail may outlive its supervisor: what it writes is not deleted under it, nor its record."""
+    from ljsv.supervise.record import open_jail, read_jail_record
+
+    for folder in {context.supervise_of(name), context.places.runtime_of(name) or context.supervise_of(name)}:
+        record = read_jail_record(folder)
+        if record and record.boot_id == read_boot_id() and open_jail(record)[0] >= 0:
+            raise Fault("its jail runs, though nobody supervises it", folder, f"pid {record.pid}", service=name, hint=f"ljsv up {name} && ljsv exit {name}", exit_code=EXIT_NOT_REACHED)
+
+
+def _overlays(context: Context, name: str) -> list[str]:
+    """Where it writes, or has written: in its state directory, and where `overlay` says."""
+    try:
+        elsewhere = context.read_service(name).rootfs.overlay
+    except Fault:  # the service directory is gone, or unfit
+        elsewhere = ""
+    return [f"{context.places.state_of(name)}/overlay", *([elsewhere] if elsewhere else [])]
+
+
+def _let_go_of_images(context: Context, name: str) -> None:
+    """What was deployed is gone with its record: the store may remove its images."""
+    state = context.places.state_of(name)
+    if os.path.lexists(f"{state}/generations"):
+        from ljsv.cli.deployments import pin_images
+        from ljsv.service.generations import Generations
+
+        pin_images(name, state, Generations())
+
+
+def _configured(context: Context, name: str) -> list[str]:
+    """What it has written where `overlay` says."""
+    from ljsv.jail.outside import KEPT_THERE
+
+    return [f"{overlay}/{part}" for overlay in _overlays(context, name)[1:] for part in KEPT_THERE]

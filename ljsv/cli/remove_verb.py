@@ -1,43 +1,126 @@
-"""`ljsv remove`: delete a service directory; its scanner stops the service. State and logs stay until `purge`."""
+"""`ljsv remove`: stop a service, wait for its end, then delete its service directory. State and logs stay until `purge`.
+
+Stopped first, so that its finish script and its files are there until the
+end; what does not stop in time is not deleted.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import shutil
+import sys
 
 from ljsv import status
 from ljsv.cli.confirm import confirm
-from ljsv.cli.context import Context
-from ljsv.cli.options import Options
+from ljsv.cli.context import Context, write_fifo
+from ljsv.cli.options import Options, usage
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.linux.process import open_process, read_boot_id
 
 OPTIONS = {"--yes": ""}
 
 
 def run(_verb: str, options: Options) -> int:
     context = Context(options.get("--svdir"), options)
+    if not options.operands:
+        raise usage("which service is to be removed? name it", hint=f"ls {context.shown}")
     codes = [_remove(context, options, name) for name in context.names()]
     return max(codes, default=EXIT_OK)
 
 
 def _remove(context: Context, options: Options, name: str) -> int:
     path = f"{context.svdir}/{name}"
-    confirm(options, f"stop {name} and delete {path}")
-    supervise = os.path.realpath(context.supervise_of(name))
+    if not os.path.isdir(path):
+        raise Fault("it has been removed already", path, "", service=name, hint=f"ljsv purge {name}", exit_code=EXIT_NOT_REACHED)
+    if not os.access(context.svdir, os.W_OK | os.X_OK):
+        raise Fault("cannot delete", path, "its scan directory may not be written", service=name, hint=f"ls -ld {context.svdir}")
+    is_link = os.path.islink(path)
+    confirm(options, f"stop {name} and delete {path}" + (" (a symlink: what it leads to stays)" if is_link else ""))
+    for other in _who_needs(context, name):
+        print(f"ljsv: {other} needs {name}, and will not start without it", file=sys.stderr)
     with Subscription() as subscription:
-        subscription.add(f"{context.places.scanner}/event")
-        gone = f"{context.svdir}/.removed-{name}.{os.getpid()}"
-        try:
-            os.rename(path, gone)
-            if os.path.islink(gone):
-                os.unlink(gone)
-            else:
-                shutil.rmtree(gone)
-        except OSError as error:
-            raise Fault.from_os("cannot delete", error, path, hint=f"ls -ld {context.svdir} {path}") from None
-        if not subscription.until(lambda: not status.is_supervised(supervise), context.wait_s()):
-            print(f"timeout: {name}: deleted, but still stopping after {context.wait_s():g}s")
+        if not _stop(context, name, subscription):
+            print(f"timeout: {name}: still stopping after {context.wait_s():g}s: not removed", flush=True)
+            print(f"hint: ljsv status {name}; wait longer with -w SECONDS, or: ljsv kill {name}", file=sys.stderr)
             return EXIT_NOT_REACHED
-    print(f"ok: {name}: removed; its logs and state stay until: ljsv purge {name}")
+    _refuse_while_it_runs(context, name)
+    if not _delete(context, name, path, is_link=is_link):
+        print(f"timeout: {name}: removed, but its supervisor has not left after {context.wait_s():g}s", flush=True)
+        print("hint: ljsv events", file=sys.stderr)
+        return EXIT_NOT_REACHED
+    print(f"ok: {name}: removed; its logs and state stay until: ljsv purge {name}", flush=True)
     return EXIT_OK
+
+
+def _who_needs(context: Context, name: str) -> list[str]:
+    return [other for other in context.all_names() if other != name and name in context.detail(other).get("needs", "").split()]
+
+
+def _stop(context: Context, name: str, subscription: Subscription) -> bool:
+    """Whether it is down, or nobody supervises it, in time."""
+    if not context.is_supervised(name):
+        return True
+    subscription.add(f"{context.places.scanner}/event")
+    subscription.add(f"{context.supervise_of(name)}/event")
+    context.send(name, "d")
+    return subscription.until(lambda: not context.is_supervised(name) or context.detail(name).get("state") == status.DOWN, context.wait_s())
+
+
+def _refuse_while_it_runs(context: Context, name: str) -> None:
+    """A jail may outlive its supervisor: its files are not deleted under it."""
+    if context.is_supervised(name):
+        return
+    from ljsv.supervise.record import open_jail, read_jail_record
+
+    record = read_jail_record(context.supervise_of(name)) if context.detail(name) else None
+    if record and record.boot_id == read_boot_id():
+        pidfd, service_fd = open_jail(record)
+        for fd in (pidfd, service_fd):
+            if fd >= 0:
+                os.close(fd)
+        if pidfd >= 0:
+            hint = f"ljsv up {name}, which adopts it, and then again: ljsv remove {name}"
+            raise Fault("its jail runs, though nobody supervises it", context.supervise_of(name), f"pid {record.pid}", service=name, hint=hint, exit_code=EXIT_NOT_REACHED)
+
+
+def _delete(context: Context, name: str, path: str, *, is_link: bool) -> bool:
+    """Out of the scan directory in one step; its supervisor leaves before its files are taken away. Whether it did in time."""
+    gone = f"{context.svdir}/.removed-{name}.{os.getpid()}"
+    detail = context.detail(name)
+    supervise = os.path.realpath(context.supervise_of(name))
+    try:
+        os.rename(path, gone)
+        has_left = True
+        if detail:
+            write_fifo(f"{supervise if os.path.isdir(supervise) else f'{gone}/supervise'}/control", b"x")  # a scanner says so as well
+            has_left = _wait_for_end(detail.get("supervisor", "-"), context.wait_s())
+        if is_link:
+            os.unlink(gone)
+        else:
+            shutil.rmtree(gone, onerror=_unless_gone)
+    except OSError as error:
+        left = gone if os.path.lexists(gone) else path
+        raise Fault.from_os("cannot delete", error, hint=f"what is left: ls -ld {left} {context.svdir}") from None
+    return has_left
+
+
+def _wait_for_end(supervisor: str, timeout_s: float) -> bool:
+    """Whether the process `PID START_TIME` has ended in time."""
+    pid, _, start_time = supervisor.partition(" ")
+    pidfd = open_process(int(pid), int(start_time)) if pid.isdigit() and start_time.isdigit() else -1
+    if pidfd < 0:
+        return True
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    try:
+        return bool(poll.poll(timeout_s * 1000))
+    finally:
+        os.close(pidfd)
+
+
+def _unless_gone(_function: object, _path: str, caught: tuple[type[BaseException], BaseException, object]) -> None:
+    """What somebody else has taken away meanwhile need not be deleted."""
+    if not isinstance(caught[1], FileNotFoundError):
+        raise caught[1]

@@ -35,6 +35,17 @@ def next_try(detail: dict[str, str]) -> str:
     return f"next try in {left:.1f}s" if 0 < left < 10 else f"next try in {age(left)}"
 
 
+def not_ready(detail: dict[str, str]) -> str:
+    """`not ready yet (notify)`: what it is that a service in `up` still has to say."""
+    by = detail.get("ready_by", "")
+    return f"not ready yet ({by})" if by else "not ready yet"
+
+
+def printable(text: str) -> str:
+    """What a service says, without what a terminal would take for a command."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def one_line(name: str, detail: dict[str, str]) -> str:
     """`web: ready (pid N) Ns`, and what has to be known with it."""
     state = detail.get("state", "down")
@@ -44,6 +55,10 @@ def one_line(name: str, detail: dict[str, str]) -> str:
         parts.append(detail.get("fault") or f"last run: {detail.get('end_text', 'never')}")
     if state == "backoff":
         parts.append(next_try(detail))
+    if "waiting" in detail:
+        parts.append(f"waiting for {detail['waiting']}")
+    if state == "up":
+        parts.append(not_ready(detail))
     if state == "down" and detail.get("result") == "done":
         parts.append("done")
     if detail.get("normally") == "down" and state != "down":

@@ -1,4 +1,8 @@
-"""`ljsv status`: a table of all, or all about one. Works from files alone, with no scanner as well."""
+"""`ljsv status`: a table of all, or all about one. Works from files alone, with no scanner as well.
+
+`--json` and `-o FIELD,...` give the fields of fields.py. Nothing is imported
+here that a table does not need: it is what people and scripts call most.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +11,72 @@ import sys
 
 from ljsv import status
 from ljsv.cli.context import Context
-from ljsv.cli.options import Options
-from ljsv.cli.show import age, age_of, next_try, one_line
+from ljsv.cli.options import Options, usage
+from ljsv.cli.show import age, age_of, next_try, not_ready, printable
+from ljsv.cli.sizes import ENTRIES_MAX, OverlaySizes, memory_cell, size
+from ljsv.cli.table import UNSUPERVISED, Row, Screen, lay_out
 from ljsv.errors import EXIT_OK, EXIT_STATUS_NOT_UP
 
-OPTIONS = {"--json": "", "--all": ""}
-UNSUPERVISED = "unsupervised"
-COLOURS = {status.READY: "32", status.UP: "32", status.BACKOFF: "33", status.FAILED: "31", UNSUPERVISED: "33"}
-HEAD = ("SERVICE", "STATE", "PID", "SINCE", "RESTARTS", "JAIL", "")
+OPTIONS = {"--json": "", "--all": "", "-o": "FIELD,...", "-q": "", "--quiet": ""}
+KEPT = ("since", "log", "end", "end_text", "run_time", "why", "needs", "restarts", "jail", "overlay", "directory", "image", "image_generation", "not_deployed")  # of a service whose supervisor has ended
 
 
 def run(_verb: str, options: Options) -> int:
+    fields = _wanted_fields(options)
     context = Context(options.get("--svdir"), options)
     names = context.names() if options.operands else context.all_names()
     problems = context.problems()
     details = {name: read(context, name, problems) for name in names}
-    if options.has("--json"):
-        import json
+    is_quiet = options.has("-q") or options.has("--quiet")
+    is_machines = bool(fields) or options.has("--json")
+    if is_machines or len(options.operands) == 1:
+        for name, detail in details.items():
+            detail.update(_read_log_service(context, name))
+    if is_quiet:
+        pass
+    elif is_machines:
+        from ljsv.cli.fields import read_fields
 
-        print(json.dumps([as_json(name, detail) for name, detail in details.items()], indent=2))
+        rows = [read_fields(name, detail, fields) for name, detail in details.items()]
+        if options.has("--json"):
+            import json
+
+            print(json.dumps(rows, indent=2))
+        else:
+            print_fields(fields, rows)
     elif len(options.operands) == 1:
-        print_one(names[0], details[names[0]])
+        from ljsv.cli.report import print_one
+
+        print_one(context, names[0], details[names[0]])
     else:
         print_table(context, details)
-    is_up = all(detail["state"] in {status.UP, status.READY} for detail in details.values())
-    return EXIT_OK if is_up or not options.operands else EXIT_STATUS_NOT_UP
+    if not options.operands and not is_quiet:
+        return EXIT_OK
+    is_fine = all(is_up(detail, is_named=bool(options.operands)) for detail in details.values())
+    return EXIT_OK if is_fine else EXIT_STATUS_NOT_UP
+
+
+def is_up(detail: dict[str, str], *, is_named: bool) -> bool:
+    """Whether it runs; where all are asked about, one that was told to be down is as it should be."""
+    if detail["state"] in {status.UP, status.READY}:
+        return True
+    return not is_named and detail["state"] == status.DOWN and "problem" not in detail and detail.get("want") != "up" and detail.get("result") != "failed"
+
+
+def _wanted_fields(options: Options) -> tuple[str, ...]:
+    """What -o names, in its order; () without it. May be given several times."""
+    given = [name.strip() for text in options.every("-o") for name in text.split(",")]
+    if not given:
+        return ()
+    from ljsv.cli.fields import FIELDS
+
+    for name in given:
+        if name not in FIELDS:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, FIELDS, 1)
+            raise usage(f"-o: no such field: {name or '(empty)'}", hint=f"ljsv status -o {close[0]}" if close else f"fields: {','.join(FIELDS)}")
+    return tuple(given)
 
 
 def read(context: Context, name: str, problems: dict[str, str]) -> dict[str, str]:
@@ -43,13 +88,26 @@ def read(context: Context, name: str, problems: dict[str, str]) -> dict[str, str
     except PermissionError:
         return {"state": UNSUPERVISED, "problem": "not yours to see"}
     if detail.get("supervisor", "-") == "-":
-        detail = {"state": status.DOWN if detail else UNSUPERVISED, **{k: detail[k] for k in ("since", "log", "end_text") if k in detail}}
+        detail = {"state": status.DOWN if detail else UNSUPERVISED, **{k: detail[k] for k in KEPT if k in detail}}
     else:
         detail["state"] = UNSUPERVISED
         if not os.path.exists(f"/proc/{detail.get('pid', '-')}"):
             detail.pop("pid", None)
     detail["problem"] = problems.get(name) or "nobody supervises it"
     return detail
+
+
+def _read_log_service(context: Context, name: str) -> dict[str, str]:
+    """State and pid of log/run, where there is one."""
+    folder = f"{context.supervise_of(name).removesuffix('supervise')}log/supervise"
+    try:
+        detail = status.read_detail(folder)
+    except OSError:
+        return {}
+    if not detail:
+        return {}
+    state = detail.get("state", status.DOWN) if status.is_supervised(folder) else UNSUPERVISED
+    return {"log_state": state} | ({"log_pid": detail["pid"], "log_since": detail.get("since", "0")} if "pid" in detail and state != UNSUPERVISED else {})
 
 
 def remark(detail: dict[str, str]) -> str:
@@ -62,10 +120,20 @@ def remark(detail: dict[str, str]) -> str:
         parts += [detail.get("fault") or detail.get("end_text", ""), next_try(detail)]
     elif state == status.FAILED:
         parts.append(detail.get("fault") or f"gave up: {detail.get('end_text', '')}")
+    elif "waiting" in detail:
+        parts.append(f"waiting for {detail['waiting']}")
+    elif state == status.UP:
+        parts.append(not_ready(detail))
     elif state == status.DOWN and detail.get("result") in {"done", "failed"}:
         parts.append(f"{detail['result']}: {detail.get('end_text', '')}")
     elif state == status.DOWN and detail.get("want") != "up":
         parts.append("(want down)")
+    if "deployment" in detail:
+        parts.append(f"deployment: {detail['deployment']}")
+    elif "not_deployed" in detail:
+        parts.append(f"not deployed: {printable(detail['not_deployed'])}")
+    if "status_text" in detail:
+        parts.append(printable(detail["status_text"]))
     if "fault" in detail and state not in {status.BACKOFF, status.FAILED}:
         parts.append(f"bad edit: {detail['fault']}")
     elif "changed" in detail:
@@ -77,85 +145,60 @@ def remark(detail: dict[str, str]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def print_table(context: Context, details: dict[str, dict[str, str]]) -> None:
-    rows = [HEAD]
-    counts: dict[str, int] = {}
+def jail_cell(detail: dict[str, str], sizes: OverlaySizes) -> str:
+    """`debian-12 + overlay 12M`."""
+    text = printable(detail.get("jail", "-"))
+    if "overlay" not in detail:
+        return text
+    written = sizes.of(detail)
+    return text if written is None else text.replace("+ overlay", f"+ overlay {size(written, digits=0)}", 1)
+
+
+def rows_of(details: dict[str, dict[str, str]]) -> list[Row]:
+    sizes = OverlaySizes(ENTRIES_MAX)
+    rows: list[Row] = []
     for name, detail in details.items():
-        state = detail["state"]
-        counts[state] = counts.get(state, 0) + 1
         since = age(age_of(detail)) if "since" in detail else "-"
-        restarts = detail.get("restarts", "-")
-        rows.append((name, state, detail.get("pid", "-"), since, restarts, detail.get("jail", "-"), remark(detail)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    is_terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    limit = os.get_terminal_size().columns if sys.stdout.isatty() else 0
-    for row in rows:
-        cells = [
-            f"{cell:>{width}}" if column in {3, 4} else f"{cell:{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        line = "  ".join(cells).rstrip()
-        line = line[:limit] if limit > 20 else line
-        colour = COLOURS.get(row[1])
-        if is_terminal and colour:
-            line = line.replace(row[1], f"\x1b[{colour}m{row[1]}\x1b[0m", 1) if row[1] not in row[0] else line
-        print(line)
-    summary = ", ".join(f"{counts[state]} {state}" for state in (*status.STATES[::-1], UNSUPERVISED) if state in counts)
-    plural = "" if len(details) == 1 else "s"
-    print(f"{len(details)} service{plural} in {context.shown}{': ' if summary else ''}{summary}")
-    if not context.has_scanner():
+        cells = (name, detail["state"], detail.get("pid", "-"), since, detail.get("restarts", "-"), memory_cell(detail), jail_cell(detail, sizes))
+        rows.append((cells, remark(detail)))
+    return rows
+
+
+def summary(context: Context, details: dict[str, dict[str, str]]) -> str:
+    """`3 services: 1 ready, 1 backoff, 1 down`; the scan directory only where the caller might not expect it."""
+    counts: dict[str, int] = {}
+    for detail in details.values():
+        counts[detail["state"]] = counts.get(detail["state"], 0) + 1
+    states = (status.READY, status.UP, *(state for state in status.STATES[::-1] if state not in {status.READY, status.UP}), UNSUPERVISED)
+    told = ", ".join(f"{counts[state]} {state}" for state in states if state in counts)
+    where = f" in {context.shown}" if context.shown == "./sv" or not details else ""
+    return f"{len(details)} service{'' if len(details) == 1 else 's'}{where}{': ' if told else ''}{told}"
+
+
+def print_table(context: Context, details: dict[str, dict[str, str]]) -> None:
+    lines = lay_out(rows_of(details), Screen.of_stdout()) if details else []
+    print("\n".join([*lines, summary(context, details)]))
+    if not details:
+        print(f"hint: ljsv new NAME --run COMMAND  # makes one in {context.shown}", file=sys.stderr)
+    elif not context.has_scanner():
         print(f"no scanner runs for {context.shown}: ljsv up NAME starts one", file=sys.stderr)
 
 
-def print_one(name: str, detail: dict[str, str]) -> None:
-    """A line in sv's shape, then what there is to know."""
-    print(sv_line(name, detail))
-    lines = [("state", one_line(name, detail).partition(": ")[2])]
-    lines += [(key, detail[key]) for key in ("problem", "fault", "hint", "log_fault") if key in detail]
-    if "end_text" in detail:
-        ran = f" after {float(detail.get('run_time', 0)):.2f}s" if detail.get("run_time") else ""
-        lines.append(("last end", f"{detail['end_text']}{ran}"))
-    lines += [("restarts", detail["restarts"])] if "restarts" in detail else []
-    lines += [("next", next_try(detail))] if next_try(detail) else []
-    lines += [(key, detail[key]) for key in ("jail", "changed", "directory", "log") if key in detail]
-    lines += [("supervisor", f"pid {detail['supervisor'].split()[0]}")] if detail.get("supervised") else []
-    lines += [("note", detail[key]) for key in sorted(detail) if key.startswith("note")]
-    for key, value in lines:
-        print(f"  {key + ':':12} {value}")
-    from ljsv.cli.steer import tail_of
-
-    for line in tail_of(detail.get("log", ""), 5):
-        print(f"  | {line}")
+def print_fields(fields: tuple[str, ...], rows: list[dict[str, object]]) -> None:
+    """Tabs between the fields of a service, nothing else: for scripts. On a terminal in columns, with their names above."""
+    cells = [[_cell(row[field]) for field in fields] for row in rows]
+    if not sys.stdout.isatty():
+        for row in cells:
+            print("\t".join(row))
+        return
+    cells.insert(0, [field.upper() for field in fields])
+    widths = [max(len(row[column]) for row in cells) for column in range(len(fields))]
+    for row in cells:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def sv_line(name: str, detail: dict[str, str]) -> str:
-    """As `sv status` prints it."""
-    word = status.RUNIT_WORD[status.RUNIT_STATE.get(detail["state"], status.RUNIT_DOWN)]
-    pid = f"(pid {detail['pid']}) " if "pid" in detail else ""
-    parts = [f"{word}: {name}: {pid}{max(int(age_of(detail)), 0) if 'since' in detail else 0}s"]
-    if word == "run" and detail.get("normally") == "down":
-        parts.append("normally down")
-    if word == "down" and detail.get("normally") == "up":
-        parts.append("normally up")
-    parts += ["paused"] if "paused" in detail else []
-    if word == "down" and detail.get("want") == "up" and detail["state"] != status.FAILED:
-        parts.append("want up")
-    if word != "down" and detail.get("want", "up") != "up":
-        parts.append("want down")
-    parts += ["got TERM"] if "term_sent" in detail else []
-    return ", ".join(parts)
-
-
-def as_json(name: str, detail: dict[str, str]) -> dict[str, object]:
-    """The documented schema (docs/status.md): keys are always there, null for what does not apply."""
-    number = {"pid": int, "restarts": int, "failures": int, "run_time": float}
-    text = ("state", "want", "result", "end_text", "fault", "hint", "changed", "jail", "directory", "log", "log_fault", "problem")
-    result: dict[str, object] = {"name": name, "supervised": "supervised" in detail}
-    result |= {key: detail.get(key) for key in text}
-    result |= {key: convert(detail[key]) if key in detail else None for key, convert in number.items()}
-    result["since_s"] = round(age_of(detail), 3) if "since" in detail else None
-    deadline = float(detail["deadline"]) if detail.get("state") == status.BACKOFF and "deadline" in detail else None
-    result["next_try_boot_s"] = deadline
-    result["paused"] = "paused" in detail
-    result["notes"] = [detail[key] for key in sorted(detail) if key.startswith("note")]
-    return result
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = ",".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)
+    return printable(text).replace("\t", " ") or "-"

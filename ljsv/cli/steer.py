@@ -7,31 +7,42 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.show import one_line, print_fault
-from ljsv.cli.subscribe import Subscription
+from ljsv.cli.subscribe import LONGEST_S, Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
 
 UNDECIDED, REACHED, MISSED = "undecided", "reached", "missed"
 OPTIONS = {"--all": ""}
 Verdict = Callable[[dict[str, str], str], str]
 LOG_TAIL_LINES = 5
-LOG_TAIL_BYTES = 4096
+SCANNER_TRIES, SCANNER_PAUSE_S = 20, 0.05
+SETTLE_S = 0.2  # what counts as ready when it runs, but ends within this, has not come up
 
 
 def is_up(detail: dict[str, str], since_before: str) -> str:
     """Ready; or it has been tried since, and did not get there."""
     state = detail.get("state")
     if state == status.READY:
-        return REACHED
+        return UNDECIDED if settles_in(detail) > 0 and detail.get("since") != since_before else REACHED
     if detail.get("since") == since_before:
         return UNDECIDED
     if state == status.DOWN:
+        if detail.get("waiting"):
+            return UNDECIDED
         return REACHED if detail.get("result") == "done" else MISSED
     return MISSED if state in {status.FAILED, status.BACKOFF} else UNDECIDED
+
+
+def settles_in(detail: dict[str, str]) -> float:
+    """How long it has to go on, in seconds, to be called up: 0 where it has said itself that it is ready."""
+    if detail.get("state") != status.READY or detail.get("ready_by", "start") != "start":
+        return 0.0
+    return float(detail.get("since", "0")) + SETTLE_S - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def is_up_again(detail: dict[str, str], since_before: str) -> str:
@@ -47,6 +58,8 @@ def check_files(context: Context, name: str) -> None:
     try:
         context.read_service(name)
     except Fault as fault:
+        if fault.is_transient:
+            return  # nothing is known to be wrong: its supervisor will tell
         fault.service = name
         fault.exit_code = EXIT_NOT_REACHED
         raise
@@ -58,7 +71,12 @@ def ensure_scanner(context: Context) -> None:
         return
     from ljsv.supervise.daemon import launch_scanner
 
-    launch_scanner(context.svdir)
+    try:
+        launch_scanner(context.svdir)
+    except Fault:
+        if not _has_scanner_soon(context):
+            raise
+        return  # somebody else has started one at the same time
     pid = ""
     try:
         with open(f"{context.places.scanner}/pid") as file:
@@ -66,6 +84,14 @@ def ensure_scanner(context: Context) -> None:
     except (OSError, IndexError):
         pass
     print(f"ljsv: started a scanner for {context.shown} in the background (pid {pid})", file=sys.stderr)
+
+
+def _has_scanner_soon(context: Context) -> bool:
+    for _ in range(SCANNER_TRIES):
+        if context.has_scanner():
+            return True
+        time.sleep(SCANNER_PAUSE_S)
+    return False
 
 
 def ensure_supervised(context: Context, name: str) -> None:
@@ -83,8 +109,11 @@ def ensure_supervised(context: Context, name: str) -> None:
             context.send(name, "")
 
 
-def steer(context: Context, names: list[str], send: dict[str, str], verdict: Verdict) -> int:
-    """Send each service its bytes, and wait until all are decided; the exit code."""
+def steer(context: Context, names: list[str], send: dict[str, str], verdict: Verdict, after: dict[str, set[str]] | None = None) -> int:
+    """Send each service its bytes, and wait until all are decided; the exit code.
+
+    `after`: what of `names` has to be decided before a service's turn comes.
+    """
     if not names:
         print(f"ljsv: no services in {context.shown}", file=sys.stderr)
         return EXIT_OK
@@ -95,23 +124,36 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
         for name in names:
             subscription.add(f"{context.supervise_of(name)}/event")
             before[name] = context.detail(name).get("since", "")
-            try:
-                context.send(name, send[name])
-            except Fault as fault:
-                failures.append(fault)
-                decided[name] = MISSED
+        unsent = list(names)
+
+        def send_ready() -> None:
+            for name in list(unsent):
+                if (after or {}).get(name, set()) <= decided.keys():
+                    unsent.remove(name)
+                    try:
+                        context.send(name, send[name])
+                    except Fault as fault:
+                        failures.append(fault)
+                        decided[name] = MISSED
 
         def is_decided() -> bool:
+            send_ready()
             for name in names:
-                if name in decided:
+                if name in decided or name in unsent:
                     continue
                 answer = verdict(context.detail(name), before[name])
                 if answer != UNDECIDED:
                     decided[name] = answer
                     _report(context, name, answer)
+            if unsent and any((after or {}).get(name, set()) <= decided.keys() for name in unsent):
+                return is_decided()
             return len(decided) == len(names)
 
-        subscription.until(is_decided, context.wait_s())
+        def look_again_s() -> float:
+            settling = [settles_in(context.detail(name)) for name in names if name not in decided]
+            return min((left for left in settling if left > 0), default=LONGEST_S)
+
+        subscription.until(is_decided, context.wait_s(), look_again_s)
     for failure in failures:
         print_fault(failure)
     for name in names:
@@ -131,31 +173,52 @@ def _report(context: Context, name: str, answer: str) -> None:
         print(f"hint: ljsv status {name}; wait longer with -w SECONDS", file=sys.stderr)
     else:
         print(f"fail: {one_line(name, detail)}", flush=True)
-        for line in tail_of(detail.get("log", ""), LOG_TAIL_LINES):
+        from ljsv.supervise.logfile import last_lines
+
+        for line in last_lines(detail.get("log", ""), LOG_TAIL_LINES):
             print(f"  log: {line}", file=sys.stderr)
-        print(f"hint: {detail.get('hint') or f'ljsv logs {name}'}", file=sys.stderr)
-
-
-def tail_of(path: str, lines: int) -> list[str]:
-    """The last lines of a log file; nothing where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
-    except OSError:
-        return []
+        print(f"hint: {detail.get('hint') or f'ljsv why {name}'}", file=sys.stderr)
 
 
 def start(context: Context, byte: str) -> int:
     """up and once: check, have it supervised, send, wait."""
-    names = context.names()
+    asked = context.names()
+    names = with_needs(context, asked)
     for name in names:
         check_files(context, name)
     ensure_scanner(context)
     for name in names:
         ensure_supervised(context, name)
-    return steer(context, names, dict.fromkeys(names, byte), is_up)
+    also = [name for name in names if name not in asked and context.detail(name).get("state") != status.READY]
+    if also:
+        print(f"ljsv: also starting what they need: {' '.join(also)}", file=sys.stderr)
+    names = [*also, *asked]
+    return steer(context, names, dict.fromkeys(names, byte) | dict.fromkeys(also, "u"), is_up)
+
+
+def with_needs(context: Context, names: list[str]) -> list[str]:
+    """These services and all that they need, each after what it needs. Fault for a name that is none, and for a circle."""
+    from ljsv.service.read import read_needs
+
+    order: list[str] = []
+
+    def add(name: str, way: tuple[str, ...]) -> None:
+        if name in way:
+            circle = " -> ".join((*way[way.index(name):], name))
+            hint = f"take one out: {context.places.svdir}/{way[-1]}/policy"
+            raise Fault("needs go in a circle", circle, "none of them could ever start", service=name, hint=hint, exit_code=EXIT_NOT_REACHED)
+        if name in order:
+            return
+        if way and name not in context.all_names():
+            hint = f"ljsv new {name}, or correct {context.places.svdir}/{way[-1]}/policy"
+            raise Fault("needs what is not there", name, "no such service", service=way[-1], hint=hint, exit_code=EXIT_NOT_REACHED)
+        for need in read_needs(f"{context.places.svdir}/{name}"):
+            add(need, (*way, name))
+        order.append(name)
+
+    for name in names:
+        add(name, ())
+    return order
 
 
 def restart(context: Context) -> int:
@@ -173,8 +236,39 @@ def restart(context: Context) -> int:
 
 
 def stop(context: Context) -> int:
+    """down. What needs another of them goes first; who needs one and goes on is named."""
+    from ljsv.supervise.needs import name_dependents
+
     names = context.names()
-    return steer(context, names, dict.fromkeys(names, "d"), is_down)
+    after: dict[str, set[str]] = {name: set() for name in names}
+    for name in names:
+        for need in context.detail(name).get("needs", "").split():
+            if need in after and need != name:
+                after[need].add(name)
+    code = steer(context, names, dict.fromkeys(names, "d"), is_down, after if _is_loop_free(after) else None)
+    for name in names:
+        going_on = [other for other in name_dependents(context.supervise_of(name)) if other not in names]
+        if going_on:
+            print(f"note: {name} is needed by what goes on: {' '.join(going_on)}", file=sys.stderr)
+    return code
+
+
+def reset_failed(context: Context) -> int:
+    """Those in `failed` become `down`, as systemctl has it; without a name all that are."""
+    names = context.names() if context.options.operands else context.all_names()
+    failed = [name for name in names if context.detail(name).get("state") == status.FAILED]
+    for name in names if context.options.operands else []:
+        if name not in failed:
+            print(f"ok: {one_line(name, context.detail(name))}: it had not failed")
+    return steer(context, failed, dict.fromkeys(failed, "d"), is_down) if failed else EXIT_OK
+
+
+def _is_loop_free(after: dict[str, set[str]]) -> bool:
+    """Whether everything's turn comes."""
+    done: set[str] = set()
+    for _ in after:
+        done |= {name for name, first in after.items() if first <= done}
+    return len(done) == len(after)
 
 
 def exit_(context: Context) -> int:

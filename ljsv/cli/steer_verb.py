@@ -1,4 +1,4 @@
-"""The verbs that wait for what they asked: up, once, restart, down, exit."""
+"""The verbs that wait for what they asked: up, once, restart, reset-failed, down, exit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ ACTIONS = {
     "up": lambda context: steer.start(context, "u"),
     "once": lambda context: steer.start(context, "o"),
     "restart": steer.restart,
+    "reset-failed": steer.reset_failed,
     "down": steer.stop,
     "exit": steer.exit_,
 }

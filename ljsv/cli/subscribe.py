@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+LONGEST_S = 86400.0
+
 
 class Subscription:
     """FIFOs of ours in several event directories; a byte comes for each announcement."""
@@ -41,14 +43,17 @@ class Subscription:
                 os.read(fd, 65536)
         return bool(found)
 
-    def until(self, is_decided: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until `is_decided`, woken by announcements; False when the time was up."""
+    def until(self, is_decided: Callable[[], bool], timeout_s: float, look_again_s: Callable[[], float] = lambda: LONGEST_S) -> bool:
+        """Wait until `is_decided`, woken by announcements; False when the time was up.
+
+        `look_again_s`: after how long something may be decided that nobody announces.
+        """
         give_up_at = time.monotonic() + timeout_s
         while not is_decided():
             left = give_up_at - time.monotonic()
             if left <= 0:
                 return False
-            self.wait(left)
+            self.wait(min(left, look_again_s()))
         return True
 
     def close(self) -> None:

@@ -1,0 +1,40 @@
+"""What people type who know a neighbour of ours, and what they want by that. Read only when a verb is not known."""
+
+from __future__ import annotations
+
+# What somebody types: what to type here, and where the habit comes from is clear to him.
+HABITS = {
+    "is-active": "ljsv status NAME -q",
+    "is-failed": "ljsv status NAME -o state",
+    "show": "ljsv status NAME --json",
+    "cat": "ljsv explain NAME",
+    "daemon-reload": "ljsv status  # changed files are read by themselves, and shown as changed",
+    "update": "ljsv status  # new directories start by themselves",
+    "reread": "ljsv status  # new directories start by themselves",
+    "add": "ljsv new NAME --run COMMAND",
+    "create": "ljsv new NAME --run COMMAND",
+    "run": "ljexec --exec COMMAND",
+    "mask": "ljsv disable NAME",
+    "pid": "ljsv status NAME -o pid",
+    "avail": "ljsv status",
+    "shutdown": "ljsv exit --all",
+    "fg": "ljsv logs -f NAME",
+    "journal": "ljsv events",
+    "delete": "ljsv remove NAME",
+    "rm": "ljsv remove NAME",
+    "rename": "mv ./sv/OLD ./sv/NEW  # a rename keeps its jail",
+    "attach": "ljsv enter NAME",
+    "inspect": "ljsv status NAME",
+    "describe": "ljsv status NAME",
+    "info": "ljsv status NAME",
+    "stats": "ljsv top",
+    "monit": "ljsv top",
+    "unpause": "ljsv cont NAME",
+    "resume": "ljsv cont NAME",
+    "signal": "ljsv term NAME  # and hup, usr1, usr2, interrupt, quit, alarm, kill",
+    "check": "ljsv wait NAME ready",
+    "force-stop": "ljsv kill NAME",
+    "try-restart": "ljsv restart NAME",
+    "force-reload": "ljsv hup NAME",
+    "version": "ljsv --version",
+}

@@ -1,0 +1,186 @@
+"""`ljsv status`: fields for scripts, JSON for programs, and all there is to know for a person."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from ljsv.cli.fields import FIELD_DOCS
+from tests.conftest import Tree, wait_for
+from tests.integration.terminals import Terminal
+
+FIELDS = {
+    "name", "state", "want", "supervised", "ready", "ready_by", "status_text", "needs", "waiting", "pid", "since_s", "restarts", "failures",
+    "next_try_s", "paused", "term_sent", "normally", "result", "end_text", "end_code", "end_status", "run_time", "why", "fault", "hint",
+    "problem", "changed", "log_fault", "notes", "jail", "directory", "log", "log_state", "log_pid", "supervisor_pid", "overlay_bytes",
+    "memory_bytes", "memory_peak_bytes", "memory_max_bytes", "swap_bytes", "rss_bytes", "cpu_s", "cpu_max_percent", "pids", "pids_max",
+    "oom_kills", "not_enforced", "privileged", "ready_after_s", "image", "image_generation", "deployment", "not_deployed",
+}
+TYPES: dict[str, tuple[type, ...]] = {"text": (str,), "number": (int, float), "seconds": (int, float), "bytes": (int,), "true or false": (bool,), "list of texts": (list,)}
+
+
+NOTIFIES = """#!/usr/bin/python3
+import os, signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+say = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+say.connect(os.environ["NOTIFY_SOCKET"])
+say.send(b"STATUS=12 of 40 \\x1b[2Jloaded")
+signal.sigwait({signal.SIGUSR1})
+say.send(b"READY=1\\nSTATUS=all of 40")
+signal.pause()
+"""
+
+
+def test_json_is_complete_and_stable(scanning: Tree) -> None:
+    """Every field is there for every service, null where it does not apply, with numbers as numbers."""
+    scanning.add("runs")
+    scanning.add("fails", "exit 7", policy='[restart]\ndelay = "50s"\n')
+    scanning.add("bad", rootfs="x = 1")
+    scanning.add("rests", down="")
+    for name, state in (("runs", "ready"), ("fails", "backoff"), ("bad", "failed"), ("rests", "down")):
+        scanning.wait_state(name, state)
+    services = {service["name"]: service for service in json.loads(scanning.ljsv("status", "--json").stdout)}
+    assert all(set(service) == FIELDS for service in services.values())
+    for service in services.values():
+        for field, (kind, _) in FIELD_DOCS.items():
+            never_null = kind in {"true or false", "list of texts"}
+            assert isinstance(service[field], TYPES[kind]) or (service[field] is None and not never_null), field
+    runs, fails, bad, rests = (services[name] for name in ("runs", "fails", "bad", "rests"))
+    assert runs["state"] == "ready" and runs["ready"] is True and runs["pid"] == scanning.pid("runs") and runs["since_s"] >= 0
+    assert runs["supervisor_pid"] == scanning.supervisor_pid("runs") and runs["supervised"] is True
+    assert fails["end_code"] == 7 and fails["end_status"] == 0 and fails["end_text"] == "exit 7" and 0 < fails["next_try_s"] <= 50
+    assert fails["restarts"] == 0 and fails["pid"] is None
+    assert "unknown key x" in bad["fault"] and bad["hint"] and bad["ready"] is False
+    assert rests["normally"] == "down" and rests["needs"] == [] and rests["notes"] == [] and rests["problem"] is None
+    scanning.ljsv("exit", "rests")
+    (rests,) = json.loads(scanning.ljsv("status", "rests", "--json", code=3).stdout)
+    assert set(rests) == FIELDS and rests["supervised"] is False and "told to exit" in rests["problem"]
+
+
+def test_fields_of_the_callers_choice(scanning: Tree) -> None:
+    """`-o` prints a line a service, tabs between, no header, - for nothing; with --json the same fields."""
+    scanning.add("a")
+    scanning.add("b", down="")
+    scanning.wait_state("a", "ready")
+    scanning.wait_state("b", "down")
+    pid = scanning.pid("a")
+    assert scanning.ljsv("status", "-o", "name,pid,state,paused").stdout == f"a\t{pid}\tready\tno\nb\t-\tdown\tno\n"
+    assert scanning.ljsv("status", "a", "-o", "pid").stdout == f"{pid}\n"
+    assert scanning.ljsv("status", "a", "-o", "pid", "-o", "ready").stdout == f"{pid}\tyes\n"
+    assert json.loads(scanning.ljsv("status", "a", "--json", "-o", "state,name").stdout) == [{"state": "ready", "name": "a"}]
+    done = scanning.ljsv("status", "b", "-o", "state", code=3)
+    assert done.stdout == "down\n"
+    done = scanning.ljsv("status", "-o", "name,nosuch", code=100)
+    assert "no such field: nosuch" in done.stderr
+    assert set(done.stderr.split("fields: ")[1].strip().split(",")) == FIELDS
+    assert "hint: ljsv status -o state" in scanning.ljsv("status", "-o", "stat", code=100).stderr
+
+
+def test_fields_on_a_terminal_have_a_header(scanning: Tree) -> None:
+    """For eyes: columns with the fields' names above."""
+    scanning.add("a")
+    scanning.wait_state("a", "ready")
+    with Terminal(scanning, "ljsv", "status", "-o", "name,state") as terminal:
+        terminal.wait_for("ready")
+        lines = terminal.shown.splitlines()
+        assert lines[0].split() == ["NAME", "STATE"] and lines[1].split() == ["a", "ready"]
+
+
+def test_what_a_service_waits_for_is_shown(scanning: Tree) -> None:
+    """`waiting for db, cache` in the table, in the line of one service, and as a list in JSON."""
+    scanning.add("web", policy='needs = ["db", "cache"]\n')
+    wait_for(lambda: "waiting" in scanning.detail("web"), "it to wait")
+    assert "waiting for db, cache" in scanning.ljsv("status").stdout.splitlines()[1]
+    text = scanning.ljsv("status", "web", code=3).stdout
+    assert "waiting for db, cache" in text and "needs:       db cache" in text
+    (web,) = json.loads(scanning.ljsv("status", "web", "--json", code=3).stdout)
+    assert web["state"] == "down" and web["want"] == "up"
+    assert web["waiting"] == ["db", "cache"] and web["needs"] == ["db", "cache"]
+    assert scanning.ljsv("status", "web", "-o", "waiting", code=3).stdout == "db,cache\n"
+
+
+def test_what_a_service_says_of_itself_is_shown(scanning: Tree) -> None:
+    """sd_notify's STATUS beside the state, without what a terminal would obey."""
+    scanning.add("web", NOTIFIES, policy='[ready]\nby = "notify"\n')
+    wait_for(lambda: "status_text" in scanning.detail("web"), "its status")
+    table = scanning.ljsv("status").stdout
+    assert "not ready yet (notify), 12 of 40" in table and "\x1b" not in table
+    text = scanning.ljsv("status", "web").stdout
+    assert "status:      12 of 40" in text and "ready by:    notify" in text and "\x1b" not in text
+    scanning.ljsv("usr1", "web")
+    scanning.ljsv("wait", "web", "ready")
+    assert scanning.ljsv("status", "web", "-o", "ready,status_text").stdout == "yes\tall of 40\n"
+
+
+def test_the_last_death_is_told_in_a_line(scanning: Tree) -> None:
+    """In the whole view of one service."""
+    scanning.add("web", "exit 7", policy='[restart]\ndelay = "50s"\n')
+    scanning.wait_state("web", "backoff")
+    text = scanning.ljsv("status", "web", code=3).stdout
+    assert re.search(r"(?m)^  last (death|end): .*exit 7", text), text
+
+
+def test_a_log_service_is_shown_as_sv_shows_it(scanning: Tree) -> None:
+    """`; run: log: (pid N) Ns` behind the line, and two fields."""
+    scanning.add("web")
+    scanning.wait_state("web", "ready")
+    assert scanning.ljsv("status", "web", "-o", "log_state,log_pid").stdout == "-\t-\n"
+    scanning.add("logged", log__run="#!/bin/sh\nexec cat\n")
+    pid = wait_for(lambda: read_pid(scanning.sv / "logged/log/supervise/pid"), "the log service")
+    wait_for(lambda: scanning.ljsv("status", "logged", "-o", "log_state", code=None).stdout == "ready\n", "the log service to be ready")
+    assert f"; run: log: (pid {pid}) " in scanning.ljsv("status", "logged", code=None).stdout.splitlines()[0]
+    assert scanning.ljsv("status", "logged", "-o", "log_state,log_pid", code=None).stdout == f"ready\t{pid}\n"
+
+
+def read_pid(path: Path) -> int:
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+def test_notes_are_told(scanning: Tree) -> None:
+    """What is not as the files ask for, or as a reader may expect, is a note in the long form and in JSON."""
+    shared = scanning.root / "shared"
+    shared.mkdir()
+    scanning.own(shared)
+    scanning.add("web", rootfs=f'base = "host"\n[[bind]]\nfrom = "{shared}"\nto = "/srv"\nwritable = true')
+    scanning.wait_state("web", "ready")
+    (web,) = json.loads(scanning.ljsv("status", "web", "--json").stdout)
+    assert web["notes"]
+    assert f"note:        {web['notes'][0]}" in scanning.ljsv("status", "web").stdout
+
+
+def test_with_no_scanner_it_says_what_is_left(scanning: Tree) -> None:
+    """After `exit --all`: down, with its last end, and a hint that no scanner runs."""
+    scanning.add("a", "exit 3", policy='[restart]\ndelay = "50s"\n')
+    scanning.wait_state("a", "backoff")
+    scanning.ljsv("exit", "--all")
+    done = scanning.ljsv("status")
+    assert "no scanner runs" in done.stderr and "nobody supervises it" in done.stdout
+    assert scanning.ljsv("status", "a", "-o", "state,end_code,supervised", code=3).stdout == "down\t3\tno\n"
+
+
+def test_while_services_come_and_go_every_answer_is_whole(scanning: Tree) -> None:
+    """A status that is written while it is read is the old or the new one, never half."""
+    scanning.add("a", "exit 0", policy='[restart]\ndelay = "100ms"\nmax_delay = "100ms"\n')
+    wait_for(lambda: int(scanning.detail("a").get("restarts", 0)) > 0, "its first restart")
+    for _ in range(30):
+        (service,) = json.loads(scanning.ljsv("status", "--json").stdout)
+        assert set(service) == FIELDS and service["state"] in {"starting", "ready", "backoff", "up", "down"}
+    assert Path(scanning.detail("a")["directory"]) == scanning.sv / "a"
+
+
+def test_a_log_service_has_a_name(tree: Tree) -> None:
+    """`web/log`, as for sv: by name, and as a path; what has none is told so."""
+    tree.ljsv("scan", "--daemon")
+    tree.add("web", log__run="#!/bin/sh\nexec cat >/dev/null\n")
+    tree.add("plain")
+    tree.wait_state("web", "ready")
+    wait_for(lambda: tree.ljsv("status", "web/log", code=None).stdout.startswith("run: web/log: (pid "), "its log service")
+    path = str(tree.sv / "web/log")
+    assert tree.run("ljsv", "status", path, env={"SVDIR": "/nothing"}).stdout.startswith("run: web/log: (pid ")
+    first = tree.pid("web/log")
+    tree.ljsv("restart", "web/log")
+    assert tree.pid("web/log") not in {0, first}
+    assert tree.state("web") == "ready"
+    done = tree.ljsv("status", "plain/log", code=4)
+    assert "no such service" in done.stderr
