@@ -1,0 +1,1 @@
+"""How a scanner is started with the machine, and what it says to whoever does."""
