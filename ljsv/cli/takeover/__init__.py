@@ -1,0 +1,1 @@
+"""Service directories made from what other supervisors are told: runit directories, systemd units, compose files."""

@@ -1,0 +1,36 @@
+"""Sizes, times and words of other configuration languages, as TOML and sh of ours. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+_TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "minutes": 60.0, "h": 3600.0, "hr": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0, "day": 86400.0, "days": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtKMGT]?)(?:i?[bB])?$")
+_POWERS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def seconds(text: str) -> float | None:
+    """`1min 30s`, `90`, `1.5h`; None for what is no time, and for infinity."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if not parts or any(unit not in _TIME_UNITS for _, unit in parts) or re.sub(r"[\d.a-z\s]", "", text.strip().lower()):
+        return None
+    return sum(float(number) * _TIME_UNITS[unit] for number, unit in parts)
+
+
+def size(text: str) -> str:
+    """`512M`, from `512m`, `0.5g`, `536870912`; rounded up to whole K; "" for what is no size, and for infinity."""
+    found = _SIZE.match(str(text).strip())
+    if not found:
+        return ""
+    count = int(float(found[1]) * (1 << _POWERS[found[2].lower()]))
+    for unit, power in (("G", 30), ("M", 20), ("K", 10)):
+        if count and count % (1 << power) == 0:
+            return f"{count >> power}{unit}"
+    return f"{-(-count >> 10)}K" if count else "0"
+
+
+def quote_with_variables(word: str) -> str:
+    """A word for sh in which $NAME and ${NAME} are looked up, and nothing else is special."""
+    parts = re.split(r"(\$\{\w+\}|\$\w+)", word)
+    return "".join(f'"{part}"' if index % 2 else shlex.quote(part) if part else "" for index, part in enumerate(parts)) or "''"

@@ -1,0 +1,98 @@
+"""Every service directory for runit that 19 Debian packages ship is taken over: 61 of them, in tests/integration/takeover/debian-sv.tar.xz."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ljsv.cli.takeover.draft import format_toml
+from ljsv.cli.takeover.runit import draft_runit
+from ljsv.cli.takeover.unit import draft_unit
+from ljsv.cli.takeover.words import quote_with_variables, seconds, size
+from ljsv.service.read import read_service
+
+FIXTURES = Path(__file__).parents[1] / "integration/takeover/debian-sv.tar.xz"
+
+
+def test_every_directory_of_debian(tmp_path: Path) -> None:
+    """Valid as its supervisor reads it; its scripts are sh, and nothing of runit's is left in them."""
+    subprocess.run(["tar", "-xJf", str(FIXTURES), "-C", str(tmp_path), "--no-same-owner"], check=True)
+    found = sorted(path.parent for path in tmp_path.glob("*/*/run"))
+    assert len(found) == 61
+    assert len({path.parent.name for path in found}) == 19
+    problems = []
+    for number, path in enumerate(found):
+        draft = draft_runit(str(path), path.name)
+        made = tmp_path / f"made{number}"
+        draft.write(str(made))
+        fd = os.open(made, os.O_RDONLY)
+        read_service(str(made), fd, uid=os.geteuid())
+        os.close(fd)
+        for script in [made / name for name in ("run", "finish", "check")] + list(made.glob("control/*")):
+            if script.exists() and re.match(rb"#!/bin/(ba)?sh", script.read_bytes()):
+                text = "\n".join(line for line in script.read_text().splitlines() if not line.lstrip().startswith("#"))
+                checked = subprocess.run(["sh", "-n", str(script)], capture_output=True, text=True, check=False)
+                if checked.returncode or re.search(r"\bsv (start|up|down|d)\b|/lib/runit/invoke-run|/etc/sv/(?!\$)", text):
+                    problems.append(f"{path.name}/{script.name}: {checked.stderr}\n{text}")
+    assert not problems, "\n".join(problems)
+
+
+def test_times_and_sizes_of_others() -> None:
+    """As systemd and compose write them."""
+    assert [seconds(text) for text in ("90", "1min 30s", "1m30s", "250ms", "1.5h", "infinity", "soon")] == [90, 90, 90, 0.25, 5400, None, None]
+    assert [size(text) for text in ("512M", "512m", "0.5g", "1073741824", "1000", "64MiB", "infinity", "0")] == ["512M", "512M", "512M", "1G", "1K", "64M", "", "0"]
+
+
+@pytest.mark.parametrize("word", ["plain", "two words", "$ONE", "a${ONE}b", "it's", "`id`", "$(id)", "*", ""])
+def test_words_for_sh(word: str) -> None:
+    """Variables are looked up, nothing else is special."""
+    said = subprocess.run(["sh", "-c", f"printf %s {quote_with_variables(word)}"], env={"ONE": "1 2"}, capture_output=True, text=True, check=True).stdout
+    assert said == word.replace("${ONE}", "1 2").replace("$ONE", "1 2")
+
+
+def test_toml_that_is_read_back() -> None:
+    """Keys, tables and arrays of tables, with what has to be quoted."""
+    import tomllib
+
+    table = {"a": "x\"\\\n\x7f", "n": 3, "yes": True, "list": ["a", "b"], "table": {"k": "v"}, "rows": [{"from": "/a", "writable": False}, {"from": "/b"}]}
+    assert tomllib.loads(format_toml(table)) == table
+
+
+UNIT = """[Service]
+ExecStartPre=/bin/false
+ExecStartPre=
+ExecStartPre=-/usr/sbin/thing -t
+ExecStart=/usr/sbin/thing --wrong
+ExecStart=
+ExecStart=/usr/sbin/thing -D
+ExecReload=/usr/sbin/thing -t
+ExecReload=/bin/kill -HUP $MAINPID
+ExecStop=/bin/false
+ExecStop=
+ExecStopPost=/bin/false
+ExecStopPost=
+"""
+
+
+def test_commands_of_a_unit_are_all_run_or_taken_back(tmp_path: Path) -> None:
+    """Several of a kind, as Debian's ssh.service has for its reload, stay several; an empty one takes back those before it."""
+    (tmp_path / "thing.service").write_text(UNIT)
+    made = draft_unit(str(tmp_path / "thing.service"), "thing", frozenset())
+    scripts = {path: data.decode() for path, (data, _) in made.files.items()}
+    assert scripts == {
+        "run": "#!/bin/sh\n/usr/sbin/thing -t || true\nexec /usr/sbin/thing -D\n",
+        "control/h": '#!/bin/sh\nMAINPID=$LJSV_PID\n/usr/sbin/thing -t || exit 0\n/bin/kill -HUP "$MAINPID"\n',
+    }
+
+
+def test_a_folder_behind_a_symlink_is_told(tmp_path: Path) -> None:
+    """It is not carried over, and not in silence."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/run").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (tmp_path / "old/env").symlink_to(tmp_path / "elsewhere")
+    assert [text for _, text in draft_runit(str(tmp_path / "old"), "old").said if text.startswith("env:")] == ["env: no regular file, or too large"]
