@@ -10,7 +10,7 @@ import time
 
 from side_by_side import Bench, Figure, Ljsv, list_descendants
 
-SERVICES = 20
+SERVICES = 200
 SECONDS = 60
 SETTLE_S = 3
 

@@ -170,14 +170,15 @@ def kill_descendants(pid: int, timeout_s: float = STOP_TIMEOUT_S) -> None:
         time.sleep(0.005)
 
 
-def read_private_kb(pid: int) -> int:
-    """Private_Clean + Private_Dirty (smaps_rollup, proc(5)); -1 where it may not be read."""
+def read_memory_kb(pid: int) -> tuple[int, int]:
+    """(Private_Clean + Private_Dirty, Pss) of smaps_rollup (proc(5)); -1 where it may not be read."""
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
             lines = file.read().splitlines()
     except OSError:
-        return -1
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+        return -1, -1
+    private = sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+    return private, next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 # ---- the bench
@@ -204,10 +205,11 @@ class Bench:
     def command(self, name: str) -> str:
         return str(self.venv / "bin" / name)
 
-    def private_kb(self, pid: int) -> int:
-        """As root, who may read it of pid 1 of a jail as well."""
+    def memory_kb(self, pid: int) -> tuple[int, int]:
+        """(private, proportional), as root, who may read it of pid 1 of a jail as well."""
         self._keeper.send(str(pid).encode())
-        return int(self._keeper.recv(64))
+        private, proportional = self._keeper.recv(64).split()
+        return int(private), int(proportional)
 
     def new_folder(self, name: str) -> Path:
         self._number += 1
@@ -361,7 +363,8 @@ class Ljsv(Tree):
         """The supervisor and pid 1 of the jail."""
         detail = (self.scan / name / "supervise/detail").read_text().splitlines()
         supervisor = next(int(line.split()[1]) for line in detail if line.startswith("supervisor "))
-        return [supervisor, *list_children(supervisor)]
+        jail = (self.scan / name / "supervise/jail").read_text().splitlines()
+        return [supervisor, next(int(line.split()[1]) for line in jail if line.startswith("pid "))]
 
     def wait_ready(self, names: list[str]) -> None:
         """Until `detail` says so: a service may run a moment before its supervisor has written that down."""
@@ -443,7 +446,7 @@ def bwrap_arguments(*, name: str = "jail", root: str = "", service_directory: st
     from ljsv.jail.spec import DIRECTORY, HOST, JailSpec
 
     spec = JailSpec(name=name, base_kind=DIRECTORY if root else HOST, base_path=root or "/", argv=("true",), directory=service_directory)
-    facts = gather_facts(spec, is_root=False)
+    facts = gather_facts(spec)
     words = ["/usr/bin/bwrap", "--die-with-parent", "--uid", "0", "--gid", "0", "--hostname", name, "--clearenv"]
     words += [f"--unshare-{which}" for which in ("user", "pid", "ipc", "uts", "cgroup")]
     words += ["--setenv", "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
@@ -459,6 +462,6 @@ def bwrap_arguments(*, name: str = "jail", root: str = "", service_directory: st
     words += ["--tmpfs", "/tmp", "--tmpfs", "/run"]
     if service_directory:
         words += ["--ro-bind", service_directory, "/run/service", "--chdir", "/run/service"]
-    for etc_name, real, _ in facts.etc:
-        words += ["--ro-bind", real, f"/etc/{etc_name}"]
+    for etc_name, _ in facts.etc:
+        words += ["--ro-bind", f"/etc/{etc_name}", f"/etc/{etc_name}"]
     return [*words, *([] if root else ["--remount-ro", "/"])]
