@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,21 @@ import pytest
 hypothesis.settings.register_profile("ljsv", deadline=None)  # a timing is never asserted
 hypothesis.settings.load_profile("ljsv")
 
-PACKAGES = ("ljsv", "inotify_simple.py", "structlog", "daemon", "lockfile", "cattrs", "attr", "attrs", "typing_extensions.py")
+PACKAGES = ("ljsv", "inotify_simple.py", "structlog", "daemon", "lockfile", "cattrs", "attr", "attrs", "typing_extensions.py", "dockerfile.abi3.so")
+EXTRAS = ("yaml",)  # where they are installed
 OTHER_UID = 61_234
 SLOW_S = 20.0
+
+
+def pytest_configure() -> None:
+    """Started in the background of a script (SIGINT ignored) or by nohup: what the stories start shall not inherit that."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="random stories run for 10 minutes instead of seconds, and every moment is tried instead of a sample")
 
 
 @pytest.fixture(scope="session")
@@ -38,16 +51,16 @@ def programs() -> Iterator[Path]:
     venv = root / "venv"
     subprocess.run([sys._base_executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     (site,) = venv.glob("lib/python3.*/site-packages")
-    for name in PACKAGES:
+    for name in (*PACKAGES, *(extra for extra in EXTRAS if find_spec(extra))):
         source = _find_package(name)
         if source.is_dir():
             shutil.copytree(source, site / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, site / name)
     subprocess.run([str(venv / "bin/python"), "-I", "-m", "compileall", "-q", str(site)], check=True)
-    for name, module in (("ljsv", "main"), ("ljexec", "ljexec")):
+    for name in ("ljsv", "ljexec"):
         script = venv / "bin" / name
-        script.write_text(f"#!{venv}/bin/python -I\nimport sys\nfrom ljsv.cli.{module} import main\nsys.exit(main())\n")
+        script.write_text(f"#!{venv}/bin/python -I\nimport sys\nfrom ljsv.cli.entry import {name}\nsys.exit({name}())\n")
         script.chmod(0o755)
     subprocess.run(["chmod", "-R", "go+rX", str(root)], check=True)
     yield venv / "bin"
@@ -96,6 +109,8 @@ class Tree:
         for path in (self.sv, self.staging, self.home):
             path.mkdir()
             os.chown(path, uid, uid)
+        self.holder: subprocess.Popen[bytes] | None = None
+        self.group: Path | None = None  # a cgroup in which every command begins
         self.env = {
             "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.home), "SVDIR": str(self.sv), "LANG": "C.UTF-8",
@@ -113,20 +128,45 @@ class Tree:
 
     def run(self, *argv: str, timeout_s: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
         """A command as the tree's user, in its root; output captured, exit code not checked."""
+        options = {"stdin": subprocess.DEVNULL, "cwd": self.root} | options
         return subprocess.run(
-            argv, cwd=options.pop("cwd", self.root), env=self.env | options.pop("env", {}), timeout=timeout_s,
-            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **self._as_user(), **options,
+            [*self._prefix(str(options["cwd"])), *argv], env=self.env | options.pop("env", {}), timeout=timeout_s,
+            capture_output=True, text=True, check=False, **self._as_user(), **options,
         )
 
     def _as_user(self) -> dict[str, Any]:
-        if os.geteuid() == 0 and self.uid:
+        if os.geteuid() == 0 and self.uid and not self.holder and not self.group:
             return {"user": self.uid, "group": self.uid, "extra_groups": []}
         return {}
+
+    def _prefix(self, cwd: str) -> list[str]:
+        """Into the holder's mount namespace, or into the cgroup, where there is one, and there to the tree's user."""
+        if not self.holder and not self.group:
+            return []
+        become = ["setpriv", "--reuid", str(self.uid), "--regid", str(self.uid), "--clear-groups"] if self.uid else []
+        if self.group:
+            return ["sh", "-c", f'echo $$ > {self.group}/cgroup.procs && exec "$@"', "sh", *become]
+        assert self.holder
+        return ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "env", "-C", cwd, *become]
+
+    def open_fuse(self) -> None:
+        """Let the tree's user open /dev/fuse, as Debian has it: where the machine forbids it, in a mount namespace of the tree's own."""
+        if not Path("/dev/fuse").exists():
+            pytest.skip("this kernel has no FUSE: no /dev/fuse")
+        if self.uid == 0 or Path("/dev/fuse").stat().st_mode & 0o006 == 0o006:
+            return
+        if os.geteuid():
+            pytest.skip("/dev/fuse is not open to users, and only root can make one that is")
+        node = self.root / "fuse"
+        script = f"mknod -m 666 {node} c 10 229 && mount --bind {node} /dev/fuse && echo ready && exec sleep 3600"
+        self.holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", script], stdout=subprocess.PIPE)
+        assert self.holder.stdout is not None
+        assert self.holder.stdout.readline() == b"ready\n"
 
     def start(self, *argv: str, **options: Any) -> subprocess.Popen[str]:
         """A command in the background."""
         return subprocess.Popen(
-            argv, cwd=self.root, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [*self._prefix(str(self.root)), *argv], cwd=self.root, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, **self._as_user(), **options,
         )
 
@@ -176,7 +216,7 @@ class Tree:
             text = (self.supervise(name) / "detail").read_text()
         except OSError:
             return {}
-        return dict(line.split(" ", 1) for line in text.splitlines())
+        return dict(line.split(" ", 1) for line in text.split("\n") if line)
 
     def state(self, name: str) -> str:
         return self.detail(name).get("state", "")
@@ -193,11 +233,18 @@ class Tree:
 
     def wait_state(self, name: str, *states: str, timeout_s: float = SLOW_S) -> dict[str, str]:
         """Until the service is in one of the states; its detail."""
+        found: dict[str, str] = {}
+
+        def is_reached() -> bool:
+            found.clear()
+            found.update(self.detail(name))
+            return found.get("state") in states
+
         try:
-            wait_for(lambda: self.state(name) in states, f"{name} to be {' or '.join(states)}", timeout_s)
+            wait_for(is_reached, f"{name} to be {' or '.join(states)}", timeout_s)
         except pytest.fail.Exception:
             pytest.fail(f"{name} is not {' or '.join(states)}: {self.detail(name)}\n{self.events()}")
-        return self.detail(name)
+        return found
 
     def events(self) -> str:
         """The end of the journal."""
@@ -206,7 +253,7 @@ class Tree:
     def log(self, name: str) -> str:
         """The service's log without its time stamps."""
         path = self.detail(name).get("log", "")
-        lines = Path(path).read_text().splitlines() if path and Path(path).exists() else []
+        lines = _read_quietly(Path(path or "/nothing")).decode().splitlines()
         return "\n".join(line.partition("Z ")[2] for line in lines)
 
     def processes(self) -> dict[int, str]:
@@ -229,6 +276,10 @@ class Tree:
         """End everything; what had to be ended by force, or is left."""
         self.run("ljsv", "exit", "--all", "-w", "30")
         problems = []
+        if self.holder:
+            self.holder.kill()
+            self.holder.communicate()
+            self.holder = None
         left = {pid: text for pid, text in self.processes().items() if text.strip()}
         time.sleep(0.1 if left else 0)
         for pid, text in left.items():
@@ -309,6 +360,26 @@ def scanning(tree: Tree) -> Tree:
     """A tree whose scanner runs in the background."""
     tree.ljsv("scan", "--daemon")
     return tree
+
+
+@pytest.fixture
+def subordinate(tree: Tree) -> Iterator[None]:
+    """A name and subordinate ids for the tree's user, for as long as the test runs."""
+    if os.geteuid() or not tree.uid:
+        pytest.skip("subordinate ids are an unprivileged user's, and given by root: needs both")
+    need("newuidmap")
+    before = {}
+    lines = {"passwd": f"ljsv-test:x:{tree.uid}:{tree.uid}::/:/bin/sh\n", "subuid": f"{tree.uid}:3000000:65536\n", "subgid": f"{tree.uid}:3000000:65536\n"}
+    for name, line in lines.items():
+        path = Path("/etc") / name
+        before[path] = path.read_text() if path.exists() else None
+        path.write_text((before[path] or "") + line)
+    yield
+    for path, text in before.items():
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text)
 
 
 def need(*names: str) -> None:

@@ -23,7 +23,7 @@ IMPORT_SITES = {
 
 
 @pytest.mark.parametrize(
-    "command", [["ruff", "check", "ljsv", "tests"], ["mypy"], ["lint-imports", "--no-cache"]], ids=lambda command: command[0]
+    "command", [["ruff", "check", "ljsv", "tests", "tools/make-filters", "tools/make-resources", "tools/list-errors", "tools/make-pictures"], ["mypy"], ["lint-imports", "--no-cache"]], ids=lambda command: command[0]
 )
 def test_linter(command: list[str]) -> None:
     """No complaint."""
