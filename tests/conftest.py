@@ -8,6 +8,7 @@ pid, also when its test fails, and a leftover is a failure of its own.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -28,7 +29,9 @@ hypothesis.settings.load_profile("ljsv")
 
 PACKAGES = ("ljsv", "inotify_simple.py", "structlog", "daemon", "lockfile", "cattrs", "attr", "attrs", "typing_extensions.py", "dockerfile.abi3.so")
 EXTRAS = ("yaml",)  # where they are installed
-OTHER_UID = 61_234
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+OTHER_UID = 61_234 + WORKER  # one for each worker: limits, keys and subordinate ids are counted by user
+SUBORDINATE = 3_000_000 + WORKER * 65_536  # the first of the ids that `subordinate` gives
 SLOW_S = 20.0
 
 
@@ -41,6 +44,11 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="random stories run for 10 minutes instead of seconds, and every moment is tried instead of a sample")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The stories in virtual machines first: they take longest, and the other workers do the rest meanwhile."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/vm/"))
 
 
 @pytest.fixture(scope="session")
@@ -368,18 +376,21 @@ def subordinate(tree: Tree) -> Iterator[None]:
     if os.geteuid() or not tree.uid:
         pytest.skip("subordinate ids are an unprivileged user's, and given by root: needs both")
     need("newuidmap")
-    before = {}
-    lines = {"passwd": f"ljsv-test:x:{tree.uid}:{tree.uid}::/:/bin/sh\n", "subuid": f"{tree.uid}:3000000:65536\n", "subgid": f"{tree.uid}:3000000:65536\n"}
+    ids = f"{tree.uid}:{SUBORDINATE}:65536\n"
+    lines = {"passwd": f"ljsv-test{WORKER}:x:{tree.uid}:{tree.uid}::/:/bin/sh\n", "subuid": ids, "subgid": ids}
     for name, line in lines.items():
-        path = Path("/etc") / name
-        before[path] = path.read_text() if path.exists() else None
-        path.write_text((before[path] or "") + line)
+        _edit(Path("/etc") / name, lambda text, line=line: text + line)
     yield
-    for path, text in before.items():
-        if text is None:
-            path.unlink()
-        else:
-            path.write_text(text)
+    for name, line in lines.items():
+        _edit(Path("/etc") / name, lambda text, line=line: text.replace(line, ""))
+
+
+def _edit(path: Path, change: Callable[[str], str]) -> None:
+    """Change a file of /etc, one worker at a time, and what others write meanwhile is kept."""
+    with open("/etc/.pwd.lock", "w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        text = change(path.read_text() if path.exists() else "")
+        path.write_text(text)
 
 
 def need(*names: str) -> None:

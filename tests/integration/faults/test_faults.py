@@ -141,7 +141,7 @@ def test_full_disk_under_the_supervise_directory(plain_tree: Tree) -> None:
     script = plain_tree.root / "story"
     root = plain_tree.root / "small"
     root.mkdir()
-    script.write_text(FULL_DISK.format(root=root, programs=plain_tree.programs))
+    script.write_text(FULL_DISK.format(root=root, programs=plain_tree.programs, uid=plain_tree.uid))
     done = subprocess.run(["unshare", "-m", "sh", "-eu", str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No space left on device" in done.stdout
@@ -154,9 +154,9 @@ cd {root}
 mkdir sv sv/a home
 printf '#!/bin/sh\\nexec sleep 1000\\n' > sv/a/run; chmod +x sv/a/run
 echo 'base = "host"' > sv/a/rootfs
-chown -R 61234:61234 {root}
+chown -R {uid}:{uid} {root}
 dd if=/dev/zero of=filler bs=4096 2>/dev/null || true
-as_user() {{ env -i PATH={programs}:/usr/bin:/bin HOME={root}/home SVDIR={root}/sv setpriv --reuid 61234 --regid 61234 --clear-groups "$@"; }}
+as_user() {{ env -i PATH={programs}:/usr/bin:/bin HOME={root}/home SVDIR={root}/sv setpriv --reuid {uid} --regid {uid} --clear-groups "$@"; }}
 as_user ljsv up a 2>&1 && exit 1
 rm filler
 as_user ljsv up a -w 70 2>&1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Tree, need, wait_for
+from tests.conftest import SUBORDINATE, Tree, need, wait_for
 from tests.integration.roots import small_root
 
 
@@ -292,7 +292,7 @@ def test_subordinate_range(tree: Tree, root: Path) -> None:
     overlay = tree.root / "overlay"
     command = ("--root", str(root), "--ids", "range", "--overlay-dir", str(overlay), "--", "sh", "-c")
     assert run(tree, *command, "mkdir /d; touch /d/f; chown -R 33:34 /d; chmod 700 /d; stat -c %u:%g /d/f").strip() == "33:34"
-    assert (overlay / "upper/d").stat().st_uid == 3000000 + 32
+    assert (overlay / "upper/d").stat().st_uid == SUBORDINATE + 32
     assert run(tree, *command, "stat -c %u:%g /d/f").strip() == "33:34"
 
 
