@@ -9,8 +9,10 @@ from shlex import join
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """The one that is most alike; "" where none is."""
-    return (get_close_matches(word, list(known), 1) or [""])[0]
+    """The only one that begins so, else the one that is most alike; "" where none is."""
+    names = list(known)
+    begun = [name for name in names if word and name.startswith(word)]
+    return begun[0] if len(begun) == 1 else (get_close_matches(word, names, 1) or [""])[0]
 
 
 def as_typed() -> str:
