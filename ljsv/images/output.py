@@ -16,7 +16,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import IO
 
 from ljsv.errors import Fault
@@ -213,11 +214,21 @@ def write_image(
     if kind == EROFS:
         _write_erofs(tree, path, compression, level, epoch, tell)
     else:
-        # Version 4.5 takes no time and no owner for the root of a tar, which would be now, and 0:0: its clamp makes it the
-        # time of the latest entry, and that of the file system as well.
-        latest = max([epoch, *(node.mtime for _, node in tree.walk())])
+        latest = _latest_past([epoch, *(node.mtime for _, node in tree.walk())])
         command = squashfs_command(tree, path, compression, level)
         _feed([*command, "-all-root"] if is_all_root else command, tree, tell, "mksquashfs", path, {"SOURCE_DATE_EPOCH": str(latest)})
+
+
+def _latest_past(times: Iterable[int]) -> int:
+    """The latest of the times that is not in the future, which clamps the others (seconds since 1970).
+
+    mksquashfs 4.5 takes no time for the root of a tar: that is now, unless its clamp is earlier. So the clamp has to be
+    over when it runs: a time that a tool has rounded up to the next second is waited for.
+    """
+    now = time.time()
+    latest = max(moment for moment in (0, *times) if moment <= now + 1)
+    time.sleep(max(0.0, latest - now))
+    return latest
 
 
 def squashfs_command(tree: Tree, path: str, compression: str, level: str) -> list[str]:

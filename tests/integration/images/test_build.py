@@ -145,6 +145,20 @@ HOSTILE: dict[str, tuple[tuple[Member, ...], str]] = {
 }
 
 
+@pytest.mark.parametrize("ahead_s", [1, 10_000_000])
+def test_times_of_the_future(tree: Tree, ahead_s: int) -> None:
+    """An entry that its tool has rounded up, and one of a clock that goes wrong: the image is the same a moment later."""
+    archive = tree.home / "future.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name, mtime in (("past", 1000), ("future", int(time.time()) + ahead_s)):
+            item = tarfile.TarInfo(name)
+            item.mtime = mtime
+            tar.addfile(item)
+    first = build(tree, archive, "-t", "future:1")
+    time.sleep(1.1)
+    assert build(tree, archive, "-t", "future:2") == first
+
+
 def test_hostile_archives_are_refused_by_name(tree: Tree) -> None:
     """Climbing, links, devices, bombs: each with its name in the message, and nothing is left."""
     for name, (members, said) in HOSTILE.items():

@@ -228,4 +228,6 @@ def test_a_busybox_root(tree: Tree, name: str) -> None:
     port = free_port()
     tree.ljsv("scan", "--daemon")
     tree.add("web", f"exec /bin/busybox httpd -f -p 127.0.0.1:{port} -h /etc", rootfs=f'base = "{image}"')
-    assert "web:x:33" in wait_for(lambda: ask(port, b"GET /passwd HTTP/1.0\r\n\r\n"), "an answer")
+    wait_for(lambda: ask(port, b"GET /passwd HTTP/1.0\r\n\r\n"), "an answer")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/passwd", timeout=10) as page:
+        assert b"web:x:33" in page.read()
