@@ -39,7 +39,7 @@ VERBS = {
     "metrics": ("metrics", "[NAME...] [--to FILE]", "states, restarts, memory, processor and so on, as Prometheus reads them"),
     "lint": ("lint", "[DIR|NAME...] [--json]", "check service directories without starting anything"),
     "doctor": ("doctor", "[--json]", "try what ljsv needs of this machine, and say what is missing"),
-    "new": ("new", "[NAME...] [--run COMMAND]", "make a service directory that runs COMMAND, or take one over"),
+    "new": ("new", "[NAME...] [--run COMMAND]", "make a service directory that runs COMMAND, from a template, or from what another supervisor has"),
     "enable": ("enable", "NAME...", "let it start by itself (remove the down file)"),
     "disable": ("disable", "NAME...", "do not let it start by itself (make the down file)"),
     "enable-boot": ("enable_boot", "[--user] [--print] [--init INIT] [--root DIR]", "have the machine's init, or with --user your systemd, start a scanner"),

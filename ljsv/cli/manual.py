@@ -76,6 +76,10 @@ OPTION_DOCS: dict[str, dict[str, str]] = {
         "--from": "take a runit service directory over, and say what was changed and what could not be",
         "--from-unit": "the same of a systemd unit",
         "--from-compose": "the same of a compose file's services, all or those that are named",
+        "--template": "copy this service template; NAME is the template's where it is not given",
+        "--set": "a setting of the template, several times",
+        "--template-dir": "the templates of this directory, not those that come with ljsv",
+        "--templates": "print the templates, or all about those that are named",
     },
     "enable-boot": {
         "--print": "write nothing: print the files, and what would be run",

@@ -10,12 +10,17 @@ from ljsv.cli.options import Options, usage
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
 from ljsv.paths import is_service_name
 
-OPTIONS = {"--run": "COMMAND", "--image": "NAME", "--down": "", "--from": "DIR", "--from-unit": "FILE", "--from-compose": "FILE"}
+OPTIONS = {
+    "--run": "COMMAND", "--image": "NAME", "--down": "", "--from": "DIR", "--from-unit": "FILE", "--from-compose": "FILE",
+    "--template": "TEMPLATE", "--set": "K=V", "--template-dir": "DIR", "--templates": "", "--json": "",
+}
 
 
 def run(_verb: str, options: Options) -> int:
     names = list(options.operands)
-    if any(option.startswith("--from") for option in options.values):
+    if options.has("--templates"):
+        return _print_templates(options, names)
+    if any(option.startswith(("--from", "--template", "--set")) for option in options.values):
         from ljsv.cli.takeover.make import take_over
 
         return take_over(Context(options.get("--svdir"), options), options, names)
@@ -41,6 +46,28 @@ def run(_verb: str, options: Options) -> int:
         shutil.rmtree(staged, ignore_errors=True)
         raise Fault.from_os("cannot make the service directory", error, path, hint=f"ls -ld {context.svdir}") from None
     print(f"ok: {path}: {'run, ' if has_run else ''}rootfs")
+    return EXIT_OK
+
+
+def _print_templates(options: Options, names: list[str]) -> int:
+    """The table of the templates, or all about those that are named."""
+    from ljsv.cli.takeover.template import describe, table
+
+    folder = options.get("--template-dir")
+    if names:
+        print("\n\n".join(describe(name, folder) for name in names))
+        return EXIT_OK
+    rows = table(folder)
+    if options.has("--json"):
+        import json
+        from dataclasses import asdict
+
+        print(json.dumps({name: asdict(template) for name, template in rows}, indent=2))
+        return EXIT_OK
+    width = max([8, *(len(name) for name, _ in rows)])
+    print(f"{'TEMPLATE':{width}}  SUMMARY")
+    for name, template in rows:
+        print(f"{name:{width}}  {template.summary}")
     return EXIT_OK
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from shlex import join
 
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
@@ -13,16 +14,18 @@ from ljsv.cli.takeover.draft import Draft
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
 from ljsv.paths import is_service_name
 
-SOURCES = ("--from", "--from-unit", "--from-compose")
+SOURCES = ("--from", "--from-unit", "--from-compose", "--template")
 
 
 def take_over(context: Context, options: Options, names: list[str]) -> int:
     """What `new` does where something is taken over. A name that is not given is that of what is taken over."""
     given = [source for source in SOURCES if options.has(source)]
     others = [option for option in ("--run", "--image") if options.has(option)]
+    if not options.has("--template"):
+        others += [option for option in ("--set", "--template-dir") if options.has(option)]
     if len(given) != 1 or others:
         raise usage(f"one of {' '.join(SOURCES)} by itself: found {' '.join(given + others)}")
-    drafts = _draft(context, given[0], options.get(given[0]), names)
+    drafts = _draft(context, given[0], options, names)
     for draft in drafts:
         if options.has("--down"):
             draft.put("down", "")
@@ -34,7 +37,8 @@ def take_over(context: Context, options: Options, names: list[str]) -> int:
     return EXIT_OK
 
 
-def _draft(context: Context, source: str, path: str, names: list[str]) -> list[Draft]:
+def _draft(context: Context, source: str, options: Options, names: list[str]) -> list[Draft]:
+    path = options.get(source)
     if source == "--from-compose":
         from ljsv.cli.takeover.compose import draft_compose
 
@@ -45,11 +49,15 @@ def _draft(context: Context, source: str, path: str, names: list[str]) -> list[D
         return [draft for draft in drafts if not names or draft.name in names]
     name = names[0] if names else os.path.basename(os.path.abspath(path)).removesuffix(".service").replace("@", "-")
     if not is_service_name(name) or len(names) > 1:
-        raise usage(f"one name, please: found {' '.join(names) or name}", hint=f"ljsv new web {source} {path}")
+        raise usage(f"one name, please: found {' '.join(names) or name}", hint=join(["ljsv", "new", "web", source, path]))
     if source == "--from-unit":
         from ljsv.cli.takeover.unit import draft_unit
 
         return [draft_unit(path, name, frozenset(context.all_names()))]
+    if source == "--template":
+        from ljsv.cli.takeover.template import draft_template
+
+        return [draft_template(path, name, options.get("--template-dir"), options.every("--set"))]
     from ljsv.cli.takeover.runit import draft_runit
 
     return [draft_runit(path, name)]

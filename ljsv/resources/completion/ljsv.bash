@@ -23,7 +23,7 @@ _ljsv_options_of() {
         metrics) echo '--all --to --svdir -h --help --version -w' ;;
         lint) echo '--all --json --svdir -h --help --version -w' ;;
         doctor) echo '--json --svdir -h --help --version -w' ;;
-        new) echo '--run --image --down --from --from-unit --from-compose --svdir -h --help --version -w' ;;
+        new) echo '--run --image --down --from --from-unit --from-compose --template --set --template-dir --templates --json --svdir -h --help --version -w' ;;
         enable|disable) echo '--all --now --svdir -h --help --version -w' ;;
         enable-boot) echo '--print --user --init --root --command --svdir --svdir -h --help --version -w' ;;
         remove|purge) echo '--yes --svdir -h --help --version -w' ;;
@@ -49,7 +49,7 @@ _ljsv_operands_of() {
 _ljsv_value_of() { # "VERB OPTION": nothing for an option without a value
     case $1 in
         'status -o'|'list -o'|'ps -o') echo 'FIELD' ;;
-        'top -d'|'top -n'|'top --sort'|'why -n'|'logs -n'|'logs --lines'|'logs --since'|'log -n'|'log --lines'|'log --since'|'tail -n'|'tail --lines'|'tail --since'|'events -n'|'events --lines'|'events --since'|'image -f'|'image --target'|'image --build-arg'|'image --level'|'image --max-size'|'image --max-files'|'deploy --image'|'deploy --settle'|'rollback --to'|'rollback --settle'|'overlay --settle'|'enable-boot --command'|'scan --log-cap'|'init --deadline'|'init --watchdog'|'init --watchdog-timeout'|*' -w'|'ljexec --bind'|'ljexec --tmpfs'|'ljexec --env'|'ljexec --hostname'|'ljexec --user'|'ljexec --mem'|'ljexec --cpu'|'ljexec --pids'|'ljexec --cap'|'ljexec --json-status-fd') echo 'TEXT' ;;
+        'top -d'|'top -n'|'top --sort'|'why -n'|'logs -n'|'logs --lines'|'logs --since'|'log -n'|'log --lines'|'log --since'|'tail -n'|'tail --lines'|'tail --since'|'events -n'|'events --lines'|'events --since'|'image -f'|'image --target'|'image --build-arg'|'image --level'|'image --max-size'|'image --max-files'|'deploy --image'|'deploy --settle'|'rollback --to'|'rollback --settle'|'overlay --settle'|'new --template'|'new --set'|'enable-boot --command'|'scan --log-cap'|'init --deadline'|'init --watchdog'|'init --watchdog-timeout'|*' -w'|'ljexec --bind'|'ljexec --tmpfs'|'ljexec --env'|'ljexec --hostname'|'ljexec --user'|'ljexec --mem'|'ljexec --cpu'|'ljexec --pids'|'ljexec --cap'|'ljexec --json-status-fd') echo 'TEXT' ;;
         'wait --for') echo 'ready up down' ;;
         'image -o'|'metrics --to'|'new --from-unit'|'new --from-compose'|'ljexec --image') echo 'FILE' ;;
         'image -t'|'image --select'|'new --image') echo 'NAME' ;;
@@ -58,7 +58,7 @@ _ljsv_value_of() { # "VERB OPTION": nothing for an option without a value
         'image --compression') echo 'zstd xz gzip lz4 none' ;;
         'image --format') echo 'tar oci' ;;
         'new --run'|'ljexec --exec') echo 'COMMAND' ;;
-        'new --from'|'enable-boot --root'|'enable-boot --svdir'|'init --svdir'|*' --svdir'|'ljexec --root'|'ljexec --overlay-dir'|'ljexec --workdir') echo 'DIR' ;;
+        'new --from'|'new --template-dir'|'enable-boot --root'|'enable-boot --svdir'|'init --svdir'|*' --svdir'|'ljexec --root'|'ljexec --overlay-dir'|'ljexec --workdir') echo 'DIR' ;;
         'enable-boot --init') echo 'systemd openrc inittab runit' ;;
         'ljexec --writable') echo 'no tmpfs' ;;
         'ljexec --ids') echo 'one range' ;;

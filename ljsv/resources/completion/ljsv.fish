@@ -1,7 +1,7 @@
 # Completion of ljsv(1) and ljexec(1) for fish. No Python is started.
 # Made by tools/make-resources from tools/completion/ljsv.fish.in: do not edit.
 
-set -g _ljsv_valued '* --svdir' '* -w' 'status -o' 'list -o' 'ps -o' 'top -d' 'top -n' 'top --sort' 'why -n' 'wait --for' 'logs -n' 'logs --lines' 'logs --since' 'log -n' 'log --lines' 'log --since' 'tail -n' 'tail --lines' 'tail --since' 'events -n' 'events --lines' 'events --since' 'image -o' 'image -t' 'image -f' 'image --target' 'image --build-arg' 'image --net' 'image --type' 'image --compression' 'image --level' 'image --max-size' 'image --max-files' 'image --select' 'image --format' 'deploy --image' 'deploy --settle' 'rollback --to' 'rollback --settle' 'overlay --settle' 'metrics --to' 'new --run' 'new --image' 'new --from' 'new --from-unit' 'new --from-compose' 'enable-boot --init' 'enable-boot --root' 'enable-boot --command' 'enable-boot --svdir' 'scan --log-cap' 'init --svdir' 'init --deadline' 'init --watchdog' 'init --watchdog-timeout'
+set -g _ljsv_valued '* --svdir' '* -w' 'status -o' 'list -o' 'ps -o' 'top -d' 'top -n' 'top --sort' 'why -n' 'wait --for' 'logs -n' 'logs --lines' 'logs --since' 'log -n' 'log --lines' 'log --since' 'tail -n' 'tail --lines' 'tail --since' 'events -n' 'events --lines' 'events --since' 'image -o' 'image -t' 'image -f' 'image --target' 'image --build-arg' 'image --net' 'image --type' 'image --compression' 'image --level' 'image --max-size' 'image --max-files' 'image --select' 'image --format' 'deploy --image' 'deploy --settle' 'rollback --to' 'rollback --settle' 'overlay --settle' 'metrics --to' 'new --run' 'new --image' 'new --from' 'new --from-unit' 'new --from-compose' 'new --template' 'new --set' 'new --template-dir' 'enable-boot --init' 'enable-boot --root' 'enable-boot --command' 'enable-boot --svdir' 'scan --log-cap' 'init --svdir' 'init --deadline' 'init --watchdog' 'init --watchdog-timeout'
 
 # Sets __ljsv_verb and __ljsv_dir to the verb and the scan directory that have been typed; empty for none.
 function __ljsv_look
@@ -74,7 +74,7 @@ complete -c ljsv -n __ljsv_needs_verb -a explain -d 'every step of its jail, bef
 complete -c ljsv -n __ljsv_needs_verb -a metrics -d 'states, restarts, memory, processor and so on, as Prometheus reads them'
 complete -c ljsv -n __ljsv_needs_verb -a lint -d 'check service directories without starting anything'
 complete -c ljsv -n __ljsv_needs_verb -a doctor -d 'try what ljsv needs of this machine, and say what is missing'
-complete -c ljsv -n __ljsv_needs_verb -a new -d 'make a service directory that runs COMMAND, or take one over'
+complete -c ljsv -n __ljsv_needs_verb -a new -d 'make a service directory that runs COMMAND, from a template, or from what another supervisor has'
 complete -c ljsv -n __ljsv_needs_verb -a enable -d 'let it start by itself (remove the down file)'
 complete -c ljsv -n __ljsv_needs_verb -a disable -d 'do not let it start by itself (make the down file)'
 complete -c ljsv -n __ljsv_needs_verb -a enable-boot -d 'have the machine\'s init, or with --user your systemd, start a scanner'
@@ -216,6 +216,11 @@ complete -c ljsv -n '__ljsv_verb_is new' -l down -d 'make a down file too: it do
 complete -c ljsv -n '__ljsv_verb_is new' -l from -r -F -d 'take a runit service directory over, and say what was changed and what could not be'
 complete -c ljsv -n '__ljsv_verb_is new' -l from-unit -r -F -d 'the same of a systemd unit'
 complete -c ljsv -n '__ljsv_verb_is new' -l from-compose -r -F -d 'the same of a compose file\'s services, all or those that are named'
+complete -c ljsv -n '__ljsv_verb_is new' -l template -x -d 'copy this service template; NAME is the template\'s where it is not given'
+complete -c ljsv -n '__ljsv_verb_is new' -l set -x -d 'a setting of the template, several times'
+complete -c ljsv -n '__ljsv_verb_is new' -l template-dir -r -F -d 'the templates of this directory, not those that come with ljsv'
+complete -c ljsv -n '__ljsv_verb_is new' -l templates -d 'print the templates, or all about those that are named'
+complete -c ljsv -n '__ljsv_verb_is new' -l json -d 'print JSON instead of text'
 complete -c ljsv -n '__ljsv_verb_is enable' -a '(__ljsv_services)'
 complete -c ljsv -n '__ljsv_verb_is enable' -l all -d 'every service of the scan directory'
 complete -c ljsv -n '__ljsv_verb_is enable' -l now -d 'do it at once as well, not only from the next start on'

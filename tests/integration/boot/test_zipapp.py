@@ -69,6 +69,9 @@ def test_zipapp_runs_and_is_replaced(tree: Tree, pyz: Path) -> None:
     assert done.returncode == 0, done.stderr
     wait_for(lambda: versions(tree) == ["0.1.0", "0.2.0.with.more"], "the new scanner")
     assert tree.pid("web") == pid
+    assert "PostgreSQL" in tree.run(str(pyz), "new", "--templates").stdout
+    assert tree.run(str(pyz), "new", "job", "--template", "job", "--down").returncode == 0
+    assert (tree.sv / "job/run").read_text().endswith('echo "the job is done"\n')
     assert tree.run(str(pyz), "completion", "bash").stdout.startswith("# Completion")
     assert tree.run(str(pyz), "exit", "--all").returncode == 0
 
