@@ -179,6 +179,7 @@ class Readiness:
 
     def _checked(self, code: int, what: str) -> None:
         if code == 0:
+            self._status_text = ""
             self._feed("ready", "")
             return
         text = f"check: {what}"

@@ -309,7 +309,8 @@ class Supervisor:
             self.reason = self.reason or f"not ended {self.source.rules.stop_timeout:g}s after it was told to"
             self.events.send("stop timeout: killing the jail", "warning", timeout_s=self.source.rules.stop_timeout)
         if self.machine.state == status.UP:
-            self.reason = f"not ready within {self.source.rules.ready_timeout:g}s"
+            said = self.readiness.describe()
+            self.reason = f"not ready within {self.source.rules.ready_timeout:g}s" + (f"; {said}" if said else "")
             self.events.send("not ready in time: stopping it", "warning", timeout_s=self.source.rules.ready_timeout)
         self.feed(Event("deadline"))
 

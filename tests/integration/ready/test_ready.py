@@ -155,6 +155,7 @@ def test_check(scanning: Tree) -> None:
     scanning.ljsv("enter", "a", "touch", "/run/go")
     scanning.wait_state("a", "ready")
     assert "check of sleep as 0" in scanning.log("a")
+    assert "check: exit 1" not in scanning.ljsv("status", "a").stdout
 
 
 def test_check_that_hangs(scanning: Tree) -> None:
