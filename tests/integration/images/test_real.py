@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Tree, need, wait_for
-from tests.integration.images.debian import debian
+from tests.integration.debian import debian
+from tests.integration.ports import ask, free_port
 from tests.integration.roots import small_root
 
 __all__ = ["debian"]
@@ -77,22 +77,6 @@ int main(int argc, char **argv) {
     }
 }
 """
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def ask(port: int, question: bytes = b"") -> str:
-    """What answers there; "" while nobody does."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
-            peer.sendall(question)
-            return peer.recv(4096).decode()
-    except OSError:
-        return ""
 
 
 def context(tree: Tree, name: str, dockerfile: str, **files: str) -> Path:
