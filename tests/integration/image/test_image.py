@@ -112,7 +112,7 @@ def test_the_original_example_word_for_word(tree: Tree, squashfs: Path) -> None:
     """--image with --overlay-dir, --exec, --mem and --cpu: it runs."""
     done = tree.run("ljexec", "--image", str(squashfs), "--overlay-dir", str(tree.root / "my-overlay"), "--exec", "/bin/sh", "--mem", "512", "--cpu", "25")
     assert done.returncode == 0
-    assert all(line.startswith(("ljexec: not enforced: --", "  hint: ")) for line in done.stderr.splitlines())
+    assert all(line.startswith(("ljexec: not enforced: --", "  hint: ")) for line in done.stderr.splitlines()), done.stderr
 
 
 def test_service_on_an_image(tree: Tree, image: Path) -> None:

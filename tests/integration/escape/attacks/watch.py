@@ -18,6 +18,7 @@ PROGRAM = os.readlink("/proc/self/exe")
 seen: set[str] = set()
 PTRACE_SEIZE = 0x4206
 LOOKS = 0
+ENOUGH, LONGEST_S = 100, 60
 
 
 def tell(kind: str, value: str) -> None:
@@ -71,7 +72,7 @@ OWN.update({os.getpid(), tracer} | ({os.getppid()} if tracer == 0 else set()))
 if tracer == 0:
     trace()
     os._exit(0)
-while time.monotonic() < END:
+while time.monotonic() < END or (LOOKS <= ENOUGH and time.monotonic() < END + LONGEST_S):  # an emulated machine is slow
     for pid in new_processes():
         LOOKS += 1
         judge(pid)
