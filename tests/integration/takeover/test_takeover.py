@@ -117,7 +117,6 @@ def test_a_unit(scanning: Tree) -> None:
         assert text in limits, limits
     assert 'network = "none"' in (made / "rootfs").read_text()
     assert '"-CHOWN"' in (made / "rootfs").read_text() and "-NET_BIND" not in (made / "rootfs").read_text()
-    (made / "limits").unlink()
     scanning.ljsv("up", "thing")
     wait_for(lambda: "sub" in scanning.log("thing"), "what it says")
     assert scanning.log("thing").splitlines() == ["1 two words thing.service", "/tmp", "sub"]
@@ -180,7 +179,6 @@ def test_a_compose_file(tree: Tree) -> None:
     for text in ('memory = "64M"', 'cpu = "50%"', "pids = 30"):
         assert text in limits
     assert "give_up_after = 3" in (tree.sv / "web/policy").read_text()
-    (tree.sv / "web/limits").unlink()
     tree.ljsv("up", "web", "-w", "40")
     wait_for(lambda: tree.log("web"), "what it says")
     assert tree.log("web") == "red large shown"
