@@ -10,7 +10,7 @@ import os
 import stat
 from binascii import crc32
 
-from ljsv.errors import EXIT_NO_SERVICE, EXIT_USAGE, Fault
+from ljsv.errors import EXIT_NO_SERVICE, EXIT_USAGE, Fault, quote
 
 SCANNER_DIR = ".scanner"
 NAME_MAX = 64
@@ -119,9 +119,9 @@ def find_svdir(option: str, environ: dict[str, str], uid: int) -> tuple[str, str
     if not why:
         return fallback, ""
     if refused:
-        raise Fault("will not use the scan directory", "./sv", refused, hint=f"name it yourself: ljsv --svdir {os.path.realpath('sv')}")
+        raise Fault("will not use the scan directory", "./sv", refused, hint=f"name it yourself: ljsv --svdir {quote(os.path.realpath('sv'))}")
     raise Fault(
-        "no scan directory", fallback, why, hint=f"mkdir -p {fallback}, or name one: --svdir DIR", exit_code=EXIT_NO_SERVICE
+        "no scan directory", fallback, why, hint=f"mkdir -p {quote(fallback)}, or name one: --svdir DIR", exit_code=EXIT_NO_SERVICE
     )
 
 

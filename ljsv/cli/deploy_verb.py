@@ -11,7 +11,7 @@ import os
 from ljsv.cli.context import Context
 from ljsv.cli.deployments import deploy, keep_file, one_name, read_settle
 from ljsv.cli.options import Options, usage
-from ljsv.errors import EXIT_NOT_REACHED, Fault
+from ljsv.errors import EXIT_NOT_REACHED, Fault, quote
 from ljsv.service.generations import Generation
 from ljsv.service.images import check_image
 from ljsv.service.stored import resolve
@@ -42,5 +42,5 @@ def _find_image(context: Context, name: str, image: str) -> Generation:
     try:
         kept = keep_file(state, image, kind)
     except OSError as error:
-        raise Fault.from_os("cannot keep the image", error, image, hint=f"df {os.path.dirname(state)}") from None
+        raise Fault.from_os("cannot keep the image", error, image, hint=f"df {quote(os.path.dirname(state))}") from None
     return Generation(image=os.path.basename(image), path=kept, type=kind)

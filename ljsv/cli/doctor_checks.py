@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.frozen import Frozen
 from ljsv.linux import mount, process
 
@@ -386,16 +386,16 @@ def try_disk() -> str:
         entry = os.statvfs(place)
         free = entry.f_bavail * entry.f_frsize
         if free < max(DISK_LEAST_BYTES, DISK_LEAST_SHARE * min(entry.f_blocks * entry.f_frsize, 10 << 30)):
-            raise Fault(f"{place}: {free >> 20}M are left", hint=f"df -h {place}; du -xh {place} | sort -h | tail")
+            raise Fault(f"{place}: {free >> 20}M are left", hint=f"df -h {quote(place)}; du -xh {quote(place)} | sort -h | tail")
         if entry.f_files and entry.f_favail < max(1000, entry.f_files // 1000):
-            raise Fault(f"{place}: {entry.f_favail} inodes are left", hint=f"df -i {place}")
+            raise Fault(f"{place}: {entry.f_favail} inodes are left", hint=f"df -i {quote(place)}")
         try:
             with tempfile.TemporaryFile(dir=place) as file:
                 file.write(b"ljsv doctor\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise Fault(f"{place}: nothing can be written", "", error.strerror or "", hint=f"findmnt -T {place}; ls -ld {place}") from None
+            raise Fault(f"{place}: nothing can be written", "", error.strerror or "", hint=f"findmnt -T {quote(place)}; ls -ld {quote(place)}") from None
         told.append(f"{free >> 20}M free at {place}")
     return ", ".join(told)
 

@@ -98,7 +98,7 @@ def _make_directory(path: str) -> None:
     try:
         os.makedirs(path, mode=0o755, exist_ok=True)
     except OSError as error:
-        raise Fault.from_os("cannot make the scan directory", error, path, hint=f"mkdir -p {path}") from None
+        raise Fault.from_os("cannot make the scan directory", error, path, hint=f"mkdir -p {quote(path)}") from None
 
 
 def _write(root: str, file: boot.File) -> str:
@@ -147,7 +147,7 @@ def _link(root: str, link: boot.Link) -> str:
         if os.path.lexists(path):
             if os.path.islink(path) and os.readlink(path) == link.target:
                 return f"unchanged: {path}"
-            raise Fault("will not overwrite", path, "it leads elsewhere", hint=f"ls -l {path}", exit_code=EXIT_NOT_REACHED)
+            raise Fault("will not overwrite", path, "it leads elsewhere", hint=f"ls -l {quote(path)}", exit_code=EXIT_NOT_REACHED)
         os.symlink(link.target, path)
     except OSError as error:
         raise Fault.from_os("cannot make the link", error, path, hint="ljsv enable-boot --print") from None

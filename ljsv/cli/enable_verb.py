@@ -7,7 +7,7 @@ import os
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options
-from ljsv.errors import EXIT_OK, Fault
+from ljsv.errors import EXIT_OK, Fault, quote
 
 OPTIONS = {"--all": "", "--now": ""}
 
@@ -31,7 +31,7 @@ def _enable(context: Context, name: str) -> None:
     except FileNotFoundError:
         said = "was enabled already"
     except OSError as error:
-        raise Fault.from_os("cannot enable", error, path, hint=f"ls -ld {context.svdir}/{name} {path}") from None
+        raise Fault.from_os("cannot enable", error, path, hint=f"ls -ld {quote(f'{context.svdir}/{name}')} {quote(path)}") from None
     is_running = context.detail(name).get("state") in {status.STARTING, status.UP, status.READY}
     after = "" if is_running or context.options.has("--now") else f"; to start it now: ljsv up {name}"
     print(f"ok: {name}: {said}{after}", flush=True)

@@ -9,7 +9,7 @@ import time
 
 from ljsv.cli.options import FLAG, Options, usage
 from ljsv.cli.show import print_fault
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.service.images import SQUASHFS, check_image, image_type
 from ljsv.service.stored import (
     Manifest,
@@ -163,7 +163,7 @@ def _inspect(words: list[str], options: Options) -> int:
 def _list_files(image: StoredImage) -> int:
     """As `unsquashfs -lln` has them, by their place in the image."""
     if check_image(image.path) != SQUASHFS:
-        raise Fault("cannot list the files of an erofs image", image.path, "there is no tool for it that needs no root", hint=f"as root: ljexec --image {image.path} -- find /")
+        raise Fault("cannot list the files of an erofs image", image.path, "there is no tool for it that needs no root", hint=f"as root: ljexec --image {quote(image.path)} -- find /")
     import subprocess
 
     from ljsv.images.output import find_tool
@@ -210,7 +210,7 @@ def _build(words: list[str], options: Options) -> int:
 
     output, names = options.get("-o"), tuple(parse_name(name) for name in options.every("-t"))
     if bool(output) == bool(names):
-        raise usage("image build wants -o FILE or -t NAME", hint=f"ljsv image build {words[0]} -t web:1")
+        raise usage("image build wants -o FILE or -t NAME", hint=f"ljsv image build {quote(words[0])} -t web:1")
     _choice(options, "--type", ("squashfs", "erofs"))
     _choice(options, "--net", ("none", "host"))
     try:
@@ -245,7 +245,7 @@ def _import(words: list[str], options: Options) -> int:
     """Take an image file, or what another tool has made, into the store."""
     names = tuple(parse_name(name) for name in options.every("-t"))
     if not names:
-        raise usage("image import wants -t NAME", hint=f"ljsv image import {words[0]} -t web:1")
+        raise usage("image import wants -t NAME", hint=f"ljsv image import {quote(words[0])} -t web:1")
     try:
         with open(words[0], "rb") as file:
             is_image = bool(image_type(file.read(2048)))
@@ -269,12 +269,12 @@ def _export(words: list[str], options: Options) -> int:
 
     target = options.get("-o")
     if not target:
-        raise usage("image export wants -o FILE (a tar; - for standard output), or --format oci -o DIR", hint=f"ljsv image export {words[0]} -o {words[0].replace(':', '-').replace('/', '-')}.tar")
+        raise usage("image export wants -o FILE (a tar; - for standard output), or --format oci -o DIR", hint=f"ljsv image export {quote(words[0])} -o {quote(words[0].replace(':', '-').replace('/', '-') + '.tar')}")
     _choice(options, "--format", ("tar", "oci"))
     image = _find(words[0])
     folder = os.path.dirname(os.path.abspath(target))
     if target != "-" and not os.path.isdir(folder):
-        raise Fault("cannot export the image", target, f"there is no directory {folder}", hint=f"mkdir -p {folder}")
+        raise Fault("cannot export the image", target, f"there is no directory {folder}", hint=f"mkdir -p {quote(folder)}")
     _catch_signals()
     with _store().workspace("" if target == "-" else folder) as work:
         if options.get("--format", "tar") == "oci":
@@ -307,7 +307,7 @@ def _tag(words: list[str], _options: Options) -> int:
     store = _store()
     image = find(words[0], (store.path,)) or resolve(words[0])
     if image.store != store.path:
-        raise Fault("cannot tag the image", words[0], f"it is in {image.store}, not in your own store", hint=f"ljsv image import {image.path} -t {name}")
+        raise Fault("cannot tag the image", words[0], f"it is in {image.store}, not in your own store", hint=f"ljsv image import {quote(image.path)} -t {name}")
     store.tag(image, name)
     print(f"ok: {name}: sha256:{image.digest}")
     return EXIT_OK

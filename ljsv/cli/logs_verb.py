@@ -16,7 +16,7 @@ from typing import BinaryIO
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
 from ljsv.cli.subscribe import Subscription
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 
 OPTIONS = {"-f": "", "--follow": "", "-n": "LINES", "--lines": "LINES", "--since": "TIME", "--all": ""}
 DEFAULT_LINES = 100
@@ -112,7 +112,7 @@ def _last_exec(script: str) -> str:
 
 def _no_log(context: Context, name: str, path: str) -> Fault:
     if os.path.lexists(f"{context.svdir}/{name}/log/run"):
-        return Fault("no log here", path, "its log service keeps it, perhaps elsewhere", service=name, hint=f"cat {context.svdir}/{name}/log/run", exit_code=EXIT_NOT_REACHED)
+        return Fault("no log here", path, "its log service keeps it, perhaps elsewhere", service=name, hint=f"cat {quote(f'{context.svdir}/{name}/log/run')}", exit_code=EXIT_NOT_REACHED)
     try:
         where = context.read_service(name).policy.log.to
     except Fault:

@@ -15,7 +15,7 @@ from ljsv.cli.options import Options
 from ljsv.cli.sizes import read_rss
 from ljsv.cli.status_verb import read
 from ljsv.cli.table import UNSUPERVISED
-from ljsv.errors import EXIT_OK, Fault
+from ljsv.errors import EXIT_OK, Fault, quote
 from ljsv.jail.cgroup import service_use
 
 OPTIONS = {"--all": "", "--to": "FILE"}
@@ -132,4 +132,4 @@ def _write(path: str, text: str) -> None:
     except OSError as error:
         if os.path.lexists(temporary):
             os.unlink(temporary)
-        raise Fault.from_os("cannot write the metrics", error, path, hint=f"ls -ld {os.path.dirname(path) or '.'}") from None
+        raise Fault.from_os("cannot write the metrics", error, path, hint=f"ls -ld {quote(os.path.dirname(path) or '.')}") from None

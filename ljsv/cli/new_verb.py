@@ -7,7 +7,7 @@ import shutil
 
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.paths import is_service_name
 
 OPTIONS = {
@@ -44,7 +44,7 @@ def run(_verb: str, options: Options) -> int:
         os.rename(staged, path)
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
-        raise Fault.from_os("cannot make the service directory", error, path, hint=f"ls -ld {context.svdir}") from None
+        raise Fault.from_os("cannot make the service directory", error, path, hint=f"ls -ld {quote(context.svdir)}") from None
     print(f"ok: {path}: {'run, ' if has_run else ''}rootfs")
     return EXIT_OK
 

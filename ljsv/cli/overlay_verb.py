@@ -9,7 +9,7 @@ from ljsv import status
 from ljsv.cli.confirm import confirm
 from ljsv.cli.context import Context
 from ljsv.cli.options import FLAG, Options, usage
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _snapshot(options: Options) -> int:
     try:
         note = layers.snapshot(path, context.places.state_of(name), label, is_live=is_live)
     except OSError as error:
-        raise Fault.from_os("cannot copy the overlay", error, path, hint=f"df {path}") from None
+        raise Fault.from_os("cannot copy the overlay", error, path, hint=f"df {quote(path)}") from None
     finally:
         if fd >= 0:
             os.close(fd)
@@ -194,7 +194,7 @@ def _restore_at_rest(context: Context, name: str, service: Service, path: str, l
             outcome = record.Outcome(number=number, image=current.image, result=record.DONE, time=time.time())
             record.write_generations(state, replace(found, trial=trial).keep_trial(outcome))
     except OSError as error:
-        raise Fault.from_os("cannot restore the overlay", error, path, hint=f"df {path}") from None
+        raise Fault.from_os("cannot restore the overlay", error, path, hint=f"df {quote(path)}") from None
     finally:
         os.close(fd)
     if context.is_supervised(name):

@@ -16,7 +16,7 @@ from ljsv.cli.confirm import confirm
 from ljsv.cli.context import Context, write_fifo
 from ljsv.cli.options import Options, usage
 from ljsv.cli.subscribe import Subscription
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.linux.process import open_process, read_boot_id
 
 OPTIONS = {"--yes": ""}
@@ -25,7 +25,7 @@ OPTIONS = {"--yes": ""}
 def run(_verb: str, options: Options) -> int:
     context = Context(options.get("--svdir"), options)
     if not options.operands:
-        raise usage("which service is to be removed? name it", hint=f"ls {context.shown}")
+        raise usage("which service is to be removed? name it", hint=f"ls {quote(context.shown)}")
     codes = [_remove(context, options, name) for name in context.names()]
     return max(codes, default=EXIT_OK)
 
@@ -35,7 +35,7 @@ def _remove(context: Context, options: Options, name: str) -> int:
     if not os.path.isdir(path):
         raise Fault("it has been removed already", path, "", service=name, hint=f"ljsv purge {name}", exit_code=EXIT_NOT_REACHED)
     if not os.access(context.svdir, os.W_OK | os.X_OK):
-        raise Fault("cannot delete", path, "its scan directory may not be written", service=name, hint=f"ls -ld {context.svdir}")
+        raise Fault("cannot delete", path, "its scan directory may not be written", service=name, hint=f"ls -ld {quote(context.svdir)}")
     is_link = os.path.islink(path)
     confirm(options, f"stop {name} and delete {path}" + (" (a symlink: what it leads to stays)" if is_link else ""))
     for other in _who_needs(context, name):
@@ -102,7 +102,7 @@ def _delete(context: Context, name: str, path: str, *, is_link: bool) -> bool:
             shutil.rmtree(gone, onerror=_unless_gone)
     except OSError as error:
         left = gone if os.path.lexists(gone) else path
-        raise Fault.from_os("cannot delete", error, hint=f"what is left: ls -ld {left} {context.svdir}") from None
+        raise Fault.from_os("cannot delete", error, hint=f"what is left: ls -ld {quote(left)} {quote(context.svdir)}") from None
     return has_left
 
 

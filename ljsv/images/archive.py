@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.images.tree import DIRECTORY, FIFO, FILE, ID_MAX, LINK, TARGET_MAX, Budget, Content, Node, Tree, check_device, kept_xattrs, split
 
 CHUNK = 1 << 20
@@ -56,7 +56,7 @@ def open_tar(fd: int, origin: str, work: str, budget: Budget, tell: Callable[[in
                 tell(written)
     except (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise Fault.from_os("cannot unpack", error, origin, hint=f"df {work}") from None
+            raise Fault.from_os("cannot unpack", error, origin, hint=f"df {quote(work)}") from None
         raise Fault("the archive is damaged", origin, str(error), hint="fetch or make it again") from None
     return out_fd
 

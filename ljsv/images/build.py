@@ -146,9 +146,9 @@ def read_input(wish: Wish, source: str, store: Store, work: str, progress: Progr
         return Made(tree, history=("from a directory",))
     fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise Fault("cannot read the input", source, "neither a directory nor a file", hint=f"ls -l {source}")
+        raise Fault("cannot read the input", source, "neither a directory nor a file", hint=f"ls -l {quote(source)}")
     if image_type(os.pread(fd, 2048, 0)):
-        raise Fault("cannot build from it", source, "it is an image already", hint=f"ljsv image import {source} -t NAME")
+        raise Fault("cannot build from it", source, "it is an image already", hint=f"ljsv image import {quote(source)} -t NAME")
     tar_fd = open_tar(fd, shown, work, tree.budget, progress.tell)
     apply_archive(tree, tar_fd, shown, work, times)
     if layout_kind(tree):

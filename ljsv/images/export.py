@@ -14,7 +14,7 @@ import time
 import zlib
 from typing import Any
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.images.config import config_of
 from ljsv.images.layout import REF
 from ljsv.images.output import write_tar
@@ -50,7 +50,7 @@ def export_tar(image: StoredImage, target: str, work: str) -> None:
 def export_oci(image: StoredImage, target: str, work: str) -> None:
     """An OCI layout at `target`, a directory that must not exist, and appears whole."""
     if os.path.lexists(target):
-        raise Fault("cannot export the image", target, "it is there already", hint=f"name a new directory, or: rm -r {target}")
+        raise Fault("cannot export the image", target, "it is there already", hint=f"name a new directory, or: rm -r {quote(target)}")
     manifest = read_manifest(image.path)
     layout = tempfile.mkdtemp(prefix="oci-", dir=work)
     os.makedirs(f"{layout}/blobs/sha256")

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import IO
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.images.tree import DIRECTORY, FIFO, FILE, LINK, Content, Node, Tree
 from ljsv.jail.ids import one_id, write_maps
 from ljsv.linux import process
@@ -296,7 +296,7 @@ def materialise(tree: Tree, folder: str, tell: Progress | None = None, *, owns: 
         for path, node in reversed(directories):
             _dress(top_fd, path, node, owns=owns)
     except OSError as error:
-        raise Fault.from_os("cannot unpack the image", error, hint=f"df {folder}") from None
+        raise Fault.from_os("cannot unpack the image", error, hint=f"df {quote(folder)}") from None
     finally:
         os.close(top_fd)
 
@@ -384,7 +384,7 @@ def _finish(maker: subprocess.Popen[bytes], name: str, path: str) -> None:
         raise
     text = "; ".join(line for line in said.decode(errors="replace").splitlines() if line.strip() and "Empty tar filename" not in line)
     if maker.returncode:
-        raise Fault("cannot build the image", path, f"{name}: {text[:500] or f'exit {maker.returncode}'}", hint=f"df {os.path.dirname(path)}; {name} -version")
+        raise Fault("cannot build the image", path, f"{name}: {text[:500] or f'exit {maker.returncode}'}", hint=f"df {quote(os.path.dirname(path))}; {name} -version")
 
 
 def list_xattrs(tree: Tree) -> tuple[tuple[str, str, str], ...]:

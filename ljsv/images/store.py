@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ljsv.errors import EXIT_NOT_REACHED, Fault
+from ljsv.errors import EXIT_NOT_REACHED, Fault, quote
 from ljsv.service.images import check_image
 from ljsv.service.stored import (
     IMAGES,
@@ -69,7 +69,7 @@ def open_store(*, uid: int | None = None) -> Store:
         for name in ("", IMAGES, NAMES, BUILD, PINS, CACHE):
             os.makedirs(f"{path}/{name}", mode=0o755, exist_ok=True)
     except OSError as error:
-        raise Fault.from_os("cannot make the image store", error, hint=f"ls -ld {os.path.dirname(path)}") from None
+        raise Fault.from_os("cannot make the image store", error, hint=f"ls -ld {quote(os.path.dirname(path))}") from None
     return Store(path)
 
 
@@ -311,7 +311,7 @@ class Store:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise Fault.from_os("cannot lock the image store", error, path, hint=f"ls -ld {self.path}") from None
+            raise Fault.from_os("cannot lock the image store", error, path, hint=f"ls -ld {quote(self.path)}") from None
         try:
             fcntl.flock(fd, how)
             yield

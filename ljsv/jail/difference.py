@@ -18,7 +18,7 @@ import stat
 import subprocess
 from contextlib import suppress
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.jail.ids import is_root
 from ljsv.jail.owner import act_as_owner
 
@@ -93,7 +93,7 @@ def list_image(path: str) -> Listing | None:
             process.kill()
             raise Fault("cannot list the image", path, f"its listing is larger than {LISTING_MAX} bytes")
     if process.returncode:
-        raise Fault("cannot list the image", path, f"unsquashfs ended with {process.returncode}", hint=f"unsquashfs -l {path}")
+        raise Fault("cannot list the image", path, f"unsquashfs ended with {process.returncode}", hint=f"unsquashfs -l {quote(path)}")
     found: Listing = {}
     for line in text.split(b"\n"):
         directory, slash, name = line.rpartition(b"/")

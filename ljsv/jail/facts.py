@@ -383,7 +383,7 @@ def _is_missing(spec: JailSpec, base_fd: int, path: str) -> bool:
     except OSError as error:
         shown = f"{spec.base_path}{path}"
         if error.errno == errno.ELOOP and is_standard:
-            raise Fault("cannot use the base", shown, "it is a symlink, and has to be a directory", hint=f"rm {shown} && mkdir {quote(shown)}") from None
+            raise Fault("cannot use the base", shown, "it is a symlink, and has to be a directory", hint=f"rm {quote(shown)} && mkdir {quote(shown)}") from None
         raise Fault.from_os("cannot look up in the base", error, shown, hint=f"see {spec.origin}") from None
     return False
 

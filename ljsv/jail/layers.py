@@ -18,7 +18,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.jail.outside import LAYERS, UPPER, WORK
 from ljsv.jail.overlay import delete
 from ljsv.jail.owner import run_as_owner
@@ -84,7 +84,7 @@ def wait_for_lock(overlay: str) -> int:
             return fd
         time.sleep(LOCK_PAUSE_S)
     os.close(fd)
-    raise Fault("the overlay is in use", overlay, f"somebody has held its lock for {LOCK_TRIES * LOCK_PAUSE_S:g}s", hint=f"fuser -v {overlay}")
+    raise Fault("the overlay is in use", overlay, f"somebody has held its lock for {LOCK_TRIES * LOCK_PAUSE_S:g}s", hint=f"fuser -v {quote(overlay)}")
 
 
 def make_layer(overlay: str, note: Note, in_use: set[int]) -> None:
@@ -110,7 +110,7 @@ def stage(overlay: str, copied: int) -> str:
     os.mkdir(staged, 0o700)
     source, target = f"{folder_of(overlay, copied)}/{UPPER}", f"{staged}/{UPPER}"
     if not os.path.isdir(folder_of(overlay, copied)):
-        raise Fault("there is no such layer", folder_of(overlay, copied), hint=f"ls {overlay}/{LAYERS}")
+        raise Fault("there is no such layer", folder_of(overlay, copied), hint=f"ls {quote(f'{overlay}/{LAYERS}')}")
     if os.path.isdir(source):
         _copy(source, target, staged)
     return staged

@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.jail.ids import is_root, one_id, subordinate_range, write_maps
 from ljsv.linux import process
 
@@ -61,7 +61,7 @@ class _Child:
             if said and not number.isdigit():
                 raise Fault(what, path, os.fsdecode(said))
             cause = f"{os.strerror(int(number))}: {os.fsdecode(name)}" if said else f"the process that does it ended with wait status {wait_status}"
-            raise Fault(what, path, cause, hint=f"ls -lRn {path}; grep . /etc/subuid")
+            raise Fault(what, path, cause, hint=f"ls -lRn {quote(path)}; grep . /etc/subuid")
 
     def end(self) -> None:
         if self.pid:

@@ -14,7 +14,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,12 +138,12 @@ def read_generations(state: str) -> Generations:
     except FileNotFoundError:
         return Generations()
     except OSError as error:
-        raise Fault.from_os("cannot read which image is deployed", error, path, hint=f"ls -l {path}") from None
+        raise Fault.from_os("cannot read which image is deployed", error, path, hint=f"ls -l {quote(path)}") from None
     try:
         return _parse(json.loads(data))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         cause = f"{type(error).__name__}: {error}"
-        raise Fault("cannot read which image is deployed", path, cause, hint=f"mv {path} {path}.bad goes back to the service directory's own base") from None
+        raise Fault("cannot read which image is deployed", path, cause, hint=f"mv {quote(path)} {quote(f'{path}.bad')} goes back to the service directory's own base") from None
 
 
 def _parse(found: dict[str, Any]) -> Generations:

@@ -267,7 +267,7 @@ def _read_own_rootfs(directory: str, dir_fd: int, default_base: str) -> tuple[sc
         return _read_beside(directory, dir_fd), said, lambda: (IMAGE, path)
     rootfs = _read_toml(directory, dir_fd, "rootfs", schema.Rootfs)
     if not rootfs.base:
-        raise Fault(f"{path}: missing key base", "", "it is required here", hint=f"""echo 'base = "host"' >> {path}""")
+        raise Fault(f"{path}: missing key base", "", "it is required here", hint=f"""echo 'base = "host"' >> {quote(path)}""")
     return rootfs, rootfs.base, lambda: _resolve_base(directory, path, rootfs.base)
 
 
@@ -335,7 +335,7 @@ def _read_env(directory: str, dir_fd: int) -> tuple[tuple[str, str | None], ...]
     try:
         names = sorted(name for name in os.listdir(fd) if name[0] != ".")
         if len(names) > ENV_FILES_MAX:
-            raise Fault("cannot read", path, f"more than {ENV_FILES_MAX} files", hint=f"ls {path} | wc -l")
+            raise Fault("cannot read", path, f"more than {ENV_FILES_MAX} files", hint=f"ls {quote(path)} | wc -l")
         for name in names:
             if "=" in name:
                 raise Fault("not a variable's name", f"{path}/{name}", "it has = in it", hint=f"rename {quote(f'{path}/{name}')}")

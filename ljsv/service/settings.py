@@ -6,7 +6,7 @@ comes before it. Most machines have no such file: nothing is imported then.
 
 from __future__ import annotations
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.frozen import Frozen
 
 LOG_CAP_LEAST = 1 << 20
@@ -38,7 +38,7 @@ def read_settings(environ: dict[str, str], uid: int) -> Settings:
     except (FileNotFoundError, NotADirectoryError):
         return Settings()
     except OSError as error:
-        raise Fault.from_os("cannot read the settings", error, path, hint=f"ls -l {path}") from None
+        raise Fault.from_os("cannot read the settings", error, path, hint=f"ls -l {quote(path)}") from None
     from ljsv.service import schema, toml
 
     scan = toml.parse(text, schema.Scan, path)

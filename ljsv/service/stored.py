@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.frozen import Frozen
 from ljsv.service.images import EROFS, SQUASHFS
 
@@ -203,7 +203,7 @@ def read_name(store: str, name: str) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise Fault.from_os("cannot read the image's name", error, name_file(store, name), hint=f"ls -ld {store} {store}/{NAMES}") from None
+        raise Fault.from_os("cannot read the image's name", error, name_file(store, name), hint=f"ls -ld {quote(store)} {quote(f'{store}/{NAMES}')}") from None
     try:
         text = os.read(fd, 256).decode(errors="replace").strip()
     finally:

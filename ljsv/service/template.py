@@ -15,7 +15,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal
 
-from ljsv.errors import EXIT_USAGE, Fault
+from ljsv.errors import EXIT_USAGE, Fault, quote
 
 DECLARATION = "template.toml"
 FILES_MAX, FILE_MAX, DEPTH_MAX = 256, 1 << 20, 8
@@ -65,7 +65,7 @@ def find_template(name: str, folder: str = "") -> Traversable:
 
     close = get_close_matches(name, places, 1)
     where = folder or "those that come with ljsv"
-    hint = f"ljsv new --templates{f' --template-dir {folder}' if folder else ''}"
+    hint = f"ljsv new --templates{f' --template-dir {quote(folder)}' if folder else ''}"
     raise Fault(f"no such template: {name}" + (f": did you mean {close[0]}?" if close else ""), "", f"not among {where}", hint=hint, exit_code=EXIT_USAGE)
 
 
@@ -75,7 +75,7 @@ def list_templates(folder: str = "") -> dict[str, Traversable]:
     try:
         return {item.name: item for item in sorted(top.iterdir(), key=lambda item: item.name) if (item / DECLARATION).is_file()}
     except OSError as error:
-        raise Fault.from_os("cannot read the templates", error, folder, hint="ls -ld " + folder) from None
+        raise Fault.from_os("cannot read the templates", error, folder, hint=f"ls -ld {quote(folder)}") from None
 
 
 def read_template(folder: Traversable) -> Template:
@@ -151,13 +151,13 @@ def read_files(folder: Traversable) -> Iterator[tuple[str, bytes]]:
         found += 1
         data = item.read_bytes()
         if found > FILES_MAX or len(data) > FILE_MAX:
-            raise Fault("too large for a template", str(folder), f"at most {FILES_MAX} files of {FILE_MAX >> 20} MiB each", hint=f"du -a {folder}")
+            raise Fault("too large for a template", str(folder), f"at most {FILES_MAX} files of {FILE_MAX >> 20} MiB each", hint=f"du -a {quote(str(folder))}")
         yield path, data
 
 
 def _walk(folder: Traversable, above: str, depth: int) -> Iterator[tuple[str, Traversable]]:
     if depth > DEPTH_MAX:
-        raise Fault("too deep for a template", str(folder), f"at most {DEPTH_MAX} directories in each other", hint=f"find {folder} -type d")
+        raise Fault("too deep for a template", str(folder), f"at most {DEPTH_MAX} directories in each other", hint=f"find {quote(str(folder))} -type d")
     for item in sorted(folder.iterdir(), key=lambda item: item.name):
         path = f"{above}{item.name}"
         if item.is_dir() and item.name != "__pycache__":  # installers compile whatever ends with .py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,14 @@ def test_each_error_has_a_hint() -> None:
     """What to do next, best a command that can be pasted."""
     bare = [block for block in blocks() if block[-1].strip() == "hint:" and block[1].strip() not in WITHOUT_HINT and not block[0].startswith(("images/", "cli/takeover/"))]
     assert bare == [], "give it a hint, or say in WITHOUT_HINT why there is nothing to do"
+
+
+def test_paths_in_commands_are_quoted() -> None:
+    """A hint that is a command can be pasted, whatever spaces its paths have."""
+    commands = r"(?:^|[ :;|&])(?:cat|chmod|chown|df|du|find|findmnt|fuser|grep|ljexec|ljsv|ls|lsattr|mkdir|mv|rm|unsquashfs) "
+    path = r"\{[\w.]*(?:path|folder|directory|place|svdir|target|source|overlay|store|shown)\}"
+    hints = [line.strip().removeprefix("hint: ") for block in blocks() for line in block if line.strip().startswith("hint: ")]
+    assert [hint for hint in hints if re.search(f"{commands}[^;|&]*{path}", re.sub(r"quote\([^)]*\)", "", hint))] == []
 
 
 def test_errors_are_of_one_shape() -> None:

@@ -15,7 +15,7 @@ from itertools import count
 
 from ljsv.cli.takeover.draft import Draft
 from ljsv.cli.takeover.words import seconds, size
-from ljsv.errors import EXIT_USAGE, Fault
+from ljsv.errors import EXIT_USAGE, Fault, quote
 from ljsv.paths import is_service_name
 from ljsv.service.units import format_duration
 
@@ -38,7 +38,7 @@ def draft_compose(path: str, environ: Mapping[str, str]) -> list[Draft]:
     found = _read(path, environ)
     services = found.get("services") if isinstance(found, dict) else None
     if not isinstance(services, dict) or not services:
-        raise Fault("the compose file has no services", path, "", hint=f"grep -n services: {path}", exit_code=EXIT_USAGE)
+        raise Fault("the compose file has no services", path, "", hint=f"grep -n services: {quote(path)}", exit_code=EXIT_USAGE)
     if len(services) > SERVICES_MAX:
         raise Fault("the compose file has too many services", path, f"more than {SERVICES_MAX}", exit_code=EXIT_USAGE)
     drafts = []
@@ -64,7 +64,7 @@ def _read(path: str, environ: Mapping[str, str]) -> Any:
             raise Fault("cannot read the compose file", path, f"larger than {FILE_MAX} bytes")
         return _interpolate(yaml.safe_load(text), environ, path, count())
     except OSError as error:
-        raise Fault.from_os("cannot read the compose file", error, path, hint=f"ls -l {path}") from None
+        raise Fault.from_os("cannot read the compose file", error, path, hint=f"ls -l {quote(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise Fault("cannot read the compose file", path, " ".join(str(error).split()), exit_code=EXIT_USAGE) from None
 
@@ -87,7 +87,7 @@ def _interpolate(value: Any, environ: Mapping[str, str], path: str, number: Iter
         text, sign, other = environ.get(name), found[3] or "", found[4] or ""
         is_there = bool(text) if sign.startswith(":") else text is not None
         if sign.endswith("?") and not is_there:
-            raise Fault("a variable is missing", f"{path}: {name}", other or "not set", hint=f"{name}=VALUE ljsv new --from-compose {path}", exit_code=EXIT_USAGE)
+            raise Fault("a variable is missing", f"{path}: {name}", other or "not set", hint=f"{name}=VALUE ljsv new --from-compose {quote(path)}", exit_code=EXIT_USAGE)
         if sign.endswith("+"):
             return other if is_there else ""
         return text if is_there and text is not None else other

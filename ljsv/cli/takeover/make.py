@@ -11,7 +11,7 @@ from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
 from ljsv.cli.show import print_fault
 from ljsv.cli.takeover.draft import Draft
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.paths import is_service_name
 
 SOURCES = ("--from", "--from-unit", "--from-compose", "--template")
@@ -75,7 +75,7 @@ def _write(context: Context, draft: Draft) -> None:
         os.rename(staged, path)
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
-        raise Fault.from_os("cannot make the service directory", error, path, hint=f"ls -ld {context.svdir}") from None
+        raise Fault.from_os("cannot make the service directory", error, path, hint=f"ls -ld {quote(context.svdir)}") from None
     print(f"ok: {path}: {', '.join(sorted({file.partition('/')[0] for file in draft.files}))}")
     for kind, text in draft.said:
         print(f"  {kind}: {text}")

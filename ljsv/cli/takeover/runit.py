@@ -13,7 +13,7 @@ import os
 import re
 
 from ljsv.cli.takeover.draft import Draft, read_tree
-from ljsv.errors import EXIT_USAGE, Fault
+from ljsv.errors import EXIT_USAGE, Fault, quote
 
 SKIP = frozenset({"supervise", ".meta", ".git"})
 SERVICE_AT = "/run/service"
@@ -31,9 +31,9 @@ def draft_runit(directory: str, name: str) -> Draft:
     try:
         files, left_out = read_tree(directory, SKIP)
     except OSError as error:
-        raise Fault.from_os("cannot read", error, directory, hint=f"ls -lR {directory}") from None
+        raise Fault.from_os("cannot read", error, directory, hint=f"ls -lR {quote(directory)}") from None
     if "run" not in files:
-        raise Fault("this is no service directory", f"{directory}/run", "No such file or directory", hint=f"ls -l {directory}", exit_code=EXIT_USAGE)
+        raise Fault("this is no service directory", f"{directory}/run", "No such file or directory", hint=f"ls -l {quote(directory)}", exit_code=EXIT_USAGE)
     draft.files = files
     draft.rootfs["writable"] = "tmpfs"
     for path in left_out:

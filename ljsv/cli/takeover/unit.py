@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ljsv.cli.takeover.draft import Draft
 from ljsv.cli.takeover.words import quote_with_variables, seconds, size
-from ljsv.errors import EXIT_USAGE, Fault
+from ljsv.errors import EXIT_USAGE, Fault, quote
 from ljsv.linux.capabilities import NUMBERS
 from ljsv.service.units import format_duration
 
@@ -37,7 +37,7 @@ def draft_unit(path: str, name: str, known: frozenset[str]) -> Draft:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             text = file.read(UNIT_MAX)
     except OSError as error:
-        raise Fault.from_os("cannot read the unit", error, path, hint=f"ls -l {path}") from None
+        raise Fault.from_os("cannot read the unit", error, path, hint=f"ls -l {quote(path)}") from None
     return _Unit(path, name, known).draft(parse_unit(text))
 
 
