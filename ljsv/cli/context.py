@@ -69,7 +69,7 @@ class Context:
             return
         if os.path.isdir(f"{self.svdir}/{name}"):
             cause = "a service's name has at most 64 printable bytes, no space, and no dot at its beginning"
-            raise Fault("not a service's name", f"{self.shown}/{name}", cause, hint=f"rename it: mv {self.shown}/... {quote(f'{self.shown}/web')}", exit_code=EXIT_NO_SERVICE)
+            raise Fault("not a service's name", f"{self.shown}/{name}", cause, hint=f"rename it: mv {quote(self.shown)}/... {quote(f'{self.shown}/web')}", exit_code=EXIT_NO_SERVICE)
         from ljsv.cli.guess import closest, retyped
 
         close = closest(name, self.all_names())
