@@ -226,13 +226,14 @@ def _plan_once(spec: JailSpec, facts: Facts) -> _Planned:
     return _planned[0]
 
 
-def begin(spec: JailSpec, ids: IdMap, wiring: Wiring, orders_fd: int = -1) -> Launch:
+def begin(spec: JailSpec, ids: IdMap, wiring: Wiring, orders_fd: int = -1, rewire: Callable[[], Wiring] | None = None) -> Launch:
     """Start building the jail. Fault when what it needs is not there, or not even its first process can be made.
 
     By the nursery where `orders_fd` leads to one and it answers, else by a
-    fork of this process. For the second as little as can be is left for
-    after clone3: what is written to then is a page of this process's own, and
-    the one that it was a copy of is pid 1's.
+    fork of this process, wired as `rewire` says: what the order has begun, if
+    anything, has the descriptors of `wiring` until it ends. For the fork as
+    little as can be is left for after clone3: what is written to then is a
+    page of this process's own, and the one that it was a copy of is pid 1's.
     """
     facts = gather_facts(spec, userns_fd=mapped_namespace(ids))
     planned = _plan_once(spec, facts)
@@ -242,7 +243,7 @@ def begin(spec: JailSpec, ids: IdMap, wiring: Wiring, orders_fd: int = -1) -> La
         _take_outside(spec, planned.outside, build)
         try:
             if orders_fd < 0 or not _order(launch, planned, build, wiring, flags, orders_fd):
-                _fork(launch, planned, build, wiring, flags)
+                _fork(launch, planned, build, rewire() if rewire and orders_fd >= 0 else wiring, flags)
         except OSError as error:
             launch.close()
             raise _clone_fault(error) from None

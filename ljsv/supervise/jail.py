@@ -127,7 +127,15 @@ class ServiceJail:
                 tty=spec.tty if script == RUN else "", cgroup_fd=cgroup_fd, generation=self.generation, mark=self._mark,
                 nofile=nofile,
             )
-            self._launch = launch.begin(spec, id_map, wiring, self._orders_fd)
+
+            def rewire() -> Wiring:
+                """Another lock and another generation than those of the order: it may hold the one, and write of the other, for a while."""
+                nonlocal exit_fd
+                exit_fd = record.renew_exit_record(exit_fd, self._directory())
+                self.generation += 1
+                return wiring.replace(exit_fd=exit_fd, generation=self.generation)
+
+            self._launch = launch.begin(spec, id_map, wiring, self._orders_fd, rewire)
         except BlockingIOError:
             message = "the jail before this one has not ended yet"
             raise Fault("cannot start", f"{self._directory()}/exit", message, is_transient=True) from None

@@ -117,6 +117,14 @@ def open_exit_record(directory: str) -> int:
     return fd
 
 
+def renew_exit_record(fd: int, directory: str) -> int:
+    """The same with a lock of its own, in the place of one that somebody else has a copy of."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    renewed = open_exit_record(directory)
+    os.close(fd)
+    return renewed
+
+
 def open_exit_reader(directory: str) -> int:
     """The exit record for reading: held, so that it can be read when its directory has vanished; -1 for none."""
     try:

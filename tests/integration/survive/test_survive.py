@@ -416,6 +416,27 @@ def test_nursery_that_does_not_answer_is_done_without(scanning: Tree) -> None:
     assert running_copies(scanning, "a") == 1
 
 
+def test_what_a_late_nursery_begins_says_nothing_of_the_run(scanning: Tree) -> None:
+    """Its order was carried out by somebody else: that it comes to nothing is not how the run has ended."""
+    scanning.add("web", "trap 'exit 7' TERM; echo run; sleep 1000 & wait", finish="#!/bin/sh\necho finish $1 $2\n", policy='[restart]\nstable_after = "0s"\n')
+    scanning.wait_state("web", "ready")
+    (nursery,) = nurseries(scanning)
+    os.kill(nursery, signal.SIGSTOP)
+    scanning.ljsv("restart", "-w", "30", "web")
+    supervisor, jail = scanning.supervisor_pid("web"), jail_pid(scanning, "web")
+    os.kill(supervisor, signal.SIGSTOP)
+    os.kill(scanning.pid("web"), signal.SIGTERM)
+    exits = scanning.supervise("web") / "exit"
+    wait_for(lambda: "ended" in exits.read_text().splitlines()[-1], "the end of the run")
+    lines = len(exits.read_text().splitlines())
+    os.kill(nursery, signal.SIGCONT)
+    if scanning.uid:  # root's has ids to wait for, and ends before it could write
+        wait_for(lambda: len(exits.read_text().splitlines()) > lines, "what the nursery has begun to end")
+    os.kill(supervisor, signal.SIGCONT)
+    wait_for(lambda: not is_alive(jail) and scanning.log("web").count("run") == 3, "the next run")
+    assert [line for line in scanning.log("web").splitlines() if line.startswith("finish")] == ["finish 7 0"] * 2
+
+
 def test_nursery_outlives_the_scanner_and_ends_with_the_last_supervisor(tree: Tree) -> None:
     """A scanner that is killed leaves it to the supervisors; those end with the next scanner, and it with them."""
     tree.ljsv("scan", "--daemon")
