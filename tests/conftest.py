@@ -236,6 +236,13 @@ class Tree:
         except (OSError, ValueError):
             return 0
 
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        """A signal to the service, which has to run: pid 0 would be all that runs the tests. Its pid."""
+        pid = self.pid(name)
+        assert pid > 1, f"{name} does not run: {self.detail(name)}"
+        os.kill(pid, number)
+        return pid
+
     def supervisor_pid(self, name: str) -> int:
         return int(self.detail(name).get("supervisor", "0").split()[0].replace("-", "0"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zipapp
 from pathlib import Path
@@ -63,7 +62,7 @@ def test_zipapp_runs_and_is_replaced(tree: Tree, pyz: Path) -> None:
     tree.wait_state("bad", "failed")
     (bad / "rootfs").write_text('base = "host"\n')
     tree.wait_state("bad", "ready")
-    os.kill(tree.pid("later"), 9)
+    tree.kill("later")
     wait_for(lambda: tree.detail("later").get("restarts") == "1" and tree.state("later") == "ready", "a restart")
     done = tree.run(str(pyz), "upgrade", "-w", "30")
     assert done.returncode == 0, done.stderr

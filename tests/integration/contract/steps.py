@@ -217,8 +217,9 @@ class Hit(Step):
 
     def play(self, case: Case) -> Playing:
         name = self.service.format(name=case.name)
-        yield from case.until(lambda: case.peer.pid(name), "a process to be hit")
-        os.kill(case.peer.pid(name), self.number)
+        pids: list[int] = []
+        yield from case.until(lambda: pids.append(case.peer.pid(name)) or pids[-1], "a process to be hit")
+        os.kill(pids[-1], self.number)
 
 
 @dataclass(frozen=True)

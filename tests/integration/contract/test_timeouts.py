@@ -29,7 +29,7 @@ def test_finish_that_hangs_is_killed(scanning: Tree) -> None:
     """After `scripts.finish`; then the service starts again, or is down where that is wanted."""
     scanning.add("web", speaker(), finish=hangs("finish"), policy=AGAIN + '[scripts]\nfinish = "300ms"\n')
     says(scanning, "web", "run: started")
-    os.kill(scanning.pid("web"), 9)
+    scanning.kill("web")
     says(scanning, "web", "finish: hangs")
     says(scanning, "web", "run: started", 2)
     write_control(scanning, "web", b"d")

@@ -258,7 +258,7 @@ def test_two_hundred_services(scanning: Tree) -> None:
         scanning.add(name)
     wait_for(lambda: all(scanning.state(name) == "ready" for name in names), "200 services", 120)
     assert "200 ready" in scanning.ljsv("status").stdout
-    os.kill(scanning.pid("s100"), signal.SIGKILL)
+    scanning.kill("s100")
     scanning.ljsv("exit", "--all", "-w", "60")
     assert not scanning.processes()
 
@@ -425,7 +425,7 @@ def test_what_a_late_nursery_begins_says_nothing_of_the_run(scanning: Tree) -> N
     scanning.ljsv("restart", "-w", "30", "web")
     supervisor, jail = scanning.supervisor_pid("web"), jail_pid(scanning, "web")
     os.kill(supervisor, signal.SIGSTOP)
-    os.kill(scanning.pid("web"), signal.SIGTERM)
+    scanning.kill("web", signal.SIGTERM)
     exits = scanning.supervise("web") / "exit"
     wait_for(lambda: "ended" in exits.read_text().splitlines()[-1], "the end of the run")
     lines = len(exits.read_text().splitlines())

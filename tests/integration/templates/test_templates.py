@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +115,7 @@ def test_life(tree: Tree, debian_image: Path, template: str, request: pytest.Fix
     tree.ljsv("up", "it", "-w", "60", timeout_s=90)
     wait_for(lambda: story.answers(tree, port), "its answer")
     story.keep(tree, port)
-    subprocess.run(["kill", "-KILL", str(tree.pid("it"))], check=True)
+    tree.kill("it")
     wait_for(lambda: tree.detail("it").get("restarts") == "1" and tree.state("it") == "ready", "the next run to be ready", 60)
     wait_for(lambda: story.answers(tree, port), "its answer")
     assert story.kept(tree, port)
@@ -228,7 +227,7 @@ def test_log_shipper(tree: Tree, debian_image: Path) -> None:
         make(tree, "log-shipper", debian_image, logs=logs, port=port)
         tree.ljsv("up", "it", "-w", "30")
         wait_for(lambda: len(set(got)) > 100, "lines")
-        subprocess.run(["kill", "-KILL", str(tree.pid("it"))], check=True)
+        tree.kill("it")
         wait_for(lambda: set(got) >= {f"line {number}" for number in range(3000)}, "every line")
         tree.ljsv("restart", "noisy")
         before = len(got)

@@ -23,8 +23,7 @@ def test_login_on_a_console(tree: Tree) -> None:
     tree.ljsv("up", "it")
     wait_for(lambda: screen.exists() and b"login:" in screen.read_bytes(), "the login")
     assert "privileged" in tree.ljsv("status", "it").stdout
-    pid = tree.pid("it")
-    tree.run("kill", "-KILL", str(pid))
+    pid = tree.kill("it")
     wait_for(lambda: tree.pid("it") not in {0, pid} and tree.state("it") == "ready", "the next one")
     tree.ljsv("down", "it")
     assert tree.detail("it")["end_text"] in {"exit 0", "exit 1", "SIGHUP"}
