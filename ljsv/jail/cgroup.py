@@ -127,11 +127,8 @@ def is_to_be_opened(group: str) -> bool:
 
 def is_ours_alone(group: str) -> bool:
     """Whether all that is in the group may be moved into a leaf of it: it was delegated to us, or there is nobody else to mind it."""
-    try:
-        if os.getxattr(group, "user.delegate") == b"1":  # systemd, since version 251
-            return True
-    except OSError:
-        pass
+    if _is_marked(group):
+        return True
     if os.path.isdir("/run/systemd/system"):
         return _is_only_ours(group)
     try:
@@ -139,6 +136,28 @@ def is_ours_alone(group: str) -> bool:
     except OSError:
         return False
     return is_owner or _is_only_ours(group) or os.path.ismount(group)
+
+
+def _is_marked(group: str) -> bool:
+    """Whether systemd says that it has delegated this very group: the first name since version 251, the second, for root to see, before."""
+    for name in ("user.delegate", "trusted.delegate"):
+        try:
+            if os.getxattr(group, name) == b"1":
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _is_systemds(group: str) -> bool:
+    """Whether systemd alone may write it, whatever root can: a group has one writer, and none from here up is given away."""
+    if os.geteuid() or not os.path.isdir("/run/systemd/system"):
+        return False
+    while cgroup.has_file(group, "cgroup.procs"):
+        if _is_marked(group):
+            return False
+        group = os.path.dirname(group)
+    return True
 
 
 def _is_only_ours(group: str) -> bool:
@@ -149,7 +168,7 @@ def _is_only_ours(group: str) -> bool:
 def _find_root(own: str) -> str:
     """The nearest group from our own upwards in which a tree may begin; "" for none."""
     group = without_leaf(own)
-    while group and cgroup.has_file(group, "cgroup.procs"):
+    while group and cgroup.has_file(group, "cgroup.procs") and not _is_systemds(group):
         if may_use(group) and (not is_inner(group) or not has_processes(group) or _is_handing_on(group) or is_ours_alone(group)):
             return group
         group = os.path.dirname(group)
@@ -226,7 +245,7 @@ def _why_not_delegated(own: str, top: str, command: str) -> Missing:
         is_read_only = False
     if is_read_only:
         return Missing(f"{own} is mounted read-only", f"mount -o remount,rw {own}; in a container its runtime has to allow that")
-    hint = f"systemd-run --user --scope -p Delegate=yes {command}"
+    hint = f"systemd-run {'--user ' if uid else ''}--scope -p Delegate=yes {command}"
     if not os.path.isdir("/run/systemd/system"):
         given = f"ljsv-{uid}"
         hint = (
