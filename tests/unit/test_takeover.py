@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ljsv.cli.takeover.draft import format_toml
+from ljsv.cli.takeover.draft import Draft, format_toml
 from ljsv.cli.takeover.runit import draft_runit
 from ljsv.cli.takeover.unit import draft_unit
 from ljsv.cli.takeover.words import quote_with_variables, seconds, size
@@ -96,3 +96,63 @@ def test_a_folder_behind_a_symlink_is_told(tmp_path: Path) -> None:
     (tmp_path / "old/run").write_text("#!/bin/sh\nexec sleep 1000\n")
     (tmp_path / "old/env").symlink_to(tmp_path / "elsewhere")
     assert [text for _, text in draft_runit(str(tmp_path / "old"), "old").said if text.startswith("env:")] == ["env: no regular file, or too large"]
+
+
+def take(tmp_path: Path, text: str, file: str = "thing.service", name: str = "thing", known: tuple[str, ...] = ()) -> Draft:
+    (tmp_path / file).write_text(text)
+    return draft_unit(str(tmp_path / file), name, frozenset(known))
+
+
+def test_a_variable_that_is_a_word_is_split(tmp_path: Path) -> None:
+    """As systemd has it: $OPTS is as many words as it has, none where it is empty, and no pattern; ${OPTS} is one word; $$ is a dollar sign."""
+    made = take(tmp_path, "[Service]\nExecStart=/usr/bin/printf <%%s> $OPTS $NONE ${OPTS} a$OPTS $$OPTS\n")
+    script = tmp_path / "run"
+    script.write_bytes(made.files["run"][0])
+    said = subprocess.run(["sh", str(script)], env={"OPTS": "a * b", "NONE": ""}, capture_output=True, text=True, check=True).stdout
+    assert said == "<a><*><b><a * b><aa * b><$OPTS>"
+
+
+def test_what_systemd_does_where_nothing_is_said(tmp_path: Path) -> None:
+    """Its times are kept, and that it would not start again is told."""
+    made = take(tmp_path, "[Service]\nType=notify\nExecStart=/bin/true\nExecStop=/bin/thing stop\n")
+    assert made.policy["stop"]["timeout"] == made.policy["ready"]["timeout"] == made.policy["scripts"]["control"] == "90s"
+    assert any("no Restart=" in line for line in made.told())
+    assert made.files["control/t"][0].decode() == "#!/bin/sh\n/bin/thing stop || true\nexit 1  # and now the signal, for what has not ended\n"
+    assert take(tmp_path, "[Service]\nTimeoutStopSec=0\nRestart=always\nExecStart=/bin/true\n").policy["stop"]["timeout"] == "1d"
+
+
+def test_half_of_the_host_is_not_bound(tmp_path: Path) -> None:
+    """What a jail has of its own is not either; what a unit may only read of /usr is there anyway."""
+    made = take(tmp_path, "[Service]\nExecStart=/bin/true\nReadWritePaths=/run -/var/lib -/ /dev /tmp -/not/there\nReadOnlyDirectories=/ /usr/share\n")
+    assert "bind" not in made.rootfs
+    assert sum("too much to be shown" in line for line in made.told()) == 2
+    made.add_path("/var/lib/thing/", "", writable=True)
+    assert made.rootfs["bind"][0]["from"] == "/var/lib/thing"
+
+
+def test_the_runtime_directory_of_a_user(tmp_path: Path) -> None:
+    """He may make nothing in /run, so it is a tmpfs; the jail's root makes it."""
+    text = "[Service]\nRuntimeDirectory=a\nRuntimeDirectoryMode=0700\nExecStart=/bin/true\n"
+    assert b"mkdir -p -m 0700 /run/a\n" in take(tmp_path, text).files["run"][0]
+    assert take(tmp_path, text + "User=www-data\n").rootfs["tmpfs"] == [{"at": "/run/a"}]
+
+
+def test_one_unit_for_many(tmp_path: Path) -> None:
+    """The name is the instance's."""
+    made = take(tmp_path, "[Service]\nUser=%i\nExecStart=/bin/thing %n\n", "thing@.service", "web")
+    assert made.rootfs["user"] == "web"
+    assert made.files["run"][0].decode().endswith("exec /bin/thing thing@web.service\n")
+
+
+def test_lines_of_which_the_same_is_said_are_told_together(tmp_path: Path) -> None:
+    made = take(tmp_path, "[Unit]\nAfter=network.target\nWants=network.target db.service\n[Service]\nType=forking\nKillMode=process\nUnheard=a\nUnseen=b\nExecStart=/bin/true\nRestart=always\n", known=("db",))
+    assert list(made.told()) == [
+        "changed: line 2: After=network.target: left out: none of them is a service here",
+        "not carried over: line 6: KillMode=process: nothing outlives its jail: what the program has started ends with it",
+        "not carried over: line 7: Unheard=a", "not carried over: line 8: Unseen=b",
+        'not carried over: line 3: Wants=network.target db.service: db is not waited for: needs = ["db"] in policy would',
+        "not carried over: Type=forking: the program goes into the background, and its jail ends with that: give it the option that keeps it in the foreground; it has a down file until then (ljsv enable thing)",
+    ]
+    assert "down" in made.files
+    again = take(tmp_path, "[Unit]\nAfter=a.target\nBefore=b.target\n[Service]\nRestart=always\nExecStart=/bin/true\n")
+    assert list(again.told()) == ["changed: line 2: After, line 3: Before: left out: none of them is a service here"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 CHANGED, LOST = "changed", "not carried over"
@@ -22,7 +23,9 @@ CHANGED, LOST = "changed", "not carried over"
 _PATH = re.compile(r"(?<![\w./$}-])/(?:etc|var|srv|home|root|data|mnt)(?:/[\w.+@%-]+)+")
 SHOWN = ("/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/localtime", "/etc/ssl/certs", "/etc/alternatives")
 # Too much to be shown for the sake of one service.
-_TOO_WIDE = frozenset({"/var/lib", "/var/log", "/var/spool", "/var/cache", "/var/run", "/var/tmp", "/etc/default", "/etc/sv", "/etc/service", "/etc/runit", "/etc/init.d"})
+_TOO_WIDE = frozenset({"/", "/etc", "/var", "/srv", "/home", "/root", "/boot", "/mnt", "/media", "/var/lib", "/var/log", "/var/spool", "/var/cache", "/var/run", "/var/tmp", "/etc/default", "/etc/sv", "/etc/service", "/etc/runit", "/etc/init.d"})
+# Of these each jail has its own, or shows the host's read-only.
+_OWN = ("/proc", "/sys", "/dev", "/run", "/var/run", "/tmp", "/usr", "/bin", "/sbin", "/lib", "/opt")
 _WRITTEN = ("/var/lib/", "/var/log/", "/var/spool/", "/var/cache/", "/var/mail/", "/srv/")
 FILE_MAX = 1 << 20
 
@@ -37,17 +40,27 @@ class Draft:
     rootfs: dict[str, Any] = field(default_factory=lambda: {"base": "host"})
     limits: dict[str, Any] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
-    said: list[tuple[str, str]] = field(default_factory=list)
+    said: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
-    def changed(self, text: str) -> None:
-        self._say(CHANGED, text)
+    def changed(self, text: str, where: str = "") -> None:
+        self.say(CHANGED, text, where)
 
-    def lost(self, text: str) -> None:
-        self._say(LOST, text)
+    def lost(self, text: str, where: str = "") -> None:
+        self.say(LOST, text, where)
 
-    def _say(self, kind: str, text: str) -> None:
-        if (kind, text) not in self.said:
-            self.said.append((kind, text))
+    def say(self, kind: str, text: str, where: str = "") -> None:
+        """`where` is `line N: KEY=VALUE`; lines of which the same is said are told together."""
+        places = self.said.setdefault((kind, text), [])
+        if where and where not in places:
+            places.append(where)
+
+    def told(self) -> Iterator[str]:
+        """A line for each thing that there is to say, in the order in which it came up."""
+        for (kind, text), places in self.said.items():
+            if not text or len(places) < 2:
+                yield from (": ".join(filter(None, (kind, place, text))) for place in places or [""])
+            else:
+                yield f"{kind}: {', '.join(place.partition('=')[0] for place in places)}: {text}"
 
     def put(self, path: str, text: str, mode: int = 0o644) -> None:
         self.files[path] = (text.encode(errors="surrogateescape"), mode)
@@ -69,6 +82,15 @@ class Draft:
         if writable:
             bind |= {"writable": True} | ({"ids": "map"} if os.geteuid() == 0 else {})
         binds.append(bind)
+
+    def add_path(self, path: str, where: str, *, writable: bool) -> None:
+        """Bind what a service says it reads or writes there, unless a jail has its own, or it would be half of the host."""
+        path = os.path.normpath(path)
+        if path in _TOO_WIDE:
+            if writable:
+                self.lost(f"{path} is too much to be shown: bind what it needs of it in rootfs", where)
+        elif not any(path == own or path.startswith(f"{own}/") for own in _OWN):
+            self.add_bind(path, path, writable=writable)
 
     def show_paths(self, text: str, where: str) -> None:
         """Bind what `text` names of the host's /etc, /var and so on, which a jail with `base = "host"` does not see."""

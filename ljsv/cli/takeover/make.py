@@ -47,7 +47,10 @@ def _draft(context: Context, source: str, options: Options, names: list[str]) ->
             if name not in {draft.name for draft in drafts}:
                 raise usage(f"the compose file has no service {name}: it has {' '.join(draft.name for draft in drafts)}")
         return [draft for draft in drafts if not names or draft.name in names]
-    name = names[0] if names else os.path.basename(os.path.abspath(path)).removesuffix(".service").replace("@", "-")
+    stem = os.path.basename(os.path.abspath(path)).removesuffix(".service")
+    if source == "--from-unit" and stem.endswith("@") and not names:
+        raise usage(f"{path} is one unit for many: name the one", hint=join(["ljsv", "new", f"{stem[:-1]}-1", source, path]))
+    name = names[0] if names else stem.replace("@", "-")
     if not is_service_name(name) or len(names) > 1:
         raise usage(f"one name, please: found {' '.join(names) or name}", hint=join(["ljsv", "new", "web", source, path]))
     if source == "--from-unit":
@@ -77,8 +80,8 @@ def _write(context: Context, draft: Draft) -> None:
         shutil.rmtree(staged, ignore_errors=True)
         raise Fault.from_os("cannot make the service directory", error, path, hint=f"ls -ld {quote(context.svdir)}") from None
     print(f"ok: {path}: {', '.join(sorted({file.partition('/')[0] for file in draft.files}))}")
-    for kind, text in draft.said:
-        print(f"  {kind}: {text}")
+    for text in draft.told():
+        print(f"  {text}")
     if fault:
         fault.service = draft.name
         fault.object = fault.object.replace(staged, path)

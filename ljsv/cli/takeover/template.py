@@ -28,9 +28,9 @@ def draft_template(template: str, name: str, folder: str, settings: list[str]) -
         draft.files[path] = (data, 0o755 if data.startswith(b"#!") else 0o644)
     root = values.get("root", "host")
     if declared.packages:
-        draft.said.append((NEEDS, f"{'on this machine' if root == 'host' else f'in {root}'}: {' '.join(declared.packages)}"))
+        draft.say(NEEDS, f"{'on this machine' if root == 'host' else f'in {root}'}: {' '.join(declared.packages)}")
     if _is_missing(root):
-        draft.said.append(("hint", make_root(root, declared.packages)))
+        draft.say("hint", make_root(root, declared.packages))
     return draft
 
 

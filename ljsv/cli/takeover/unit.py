@@ -9,6 +9,7 @@ systemd.syntax(7), systemd.unit(5).
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable
 
@@ -24,11 +25,17 @@ Program = tuple[str, str, str]  # where it stands, the command for sh, its prefi
 
 # True of every jail, or of how ljsv supervises: nothing to carry over.
 ALWAYS = frozenset(
-    ["NoNewPrivileges", "PrivateTmp", "PrivateDevices", "PrivateIPC", "PrivatePIDs", "PrivateMounts", "ProtectSystem", "ProtectHome", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups", "ProtectClock", "ProtectHostname", "ProtectProc", "ProcSubset", "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID", "LockPersonality", "RemoveIPC", "KeyringMode", "PrivateUsers", "DevicePolicy", "KillMode", "SendSIGKILL", "IgnoreSIGPIPE", "Description", "Documentation", "DefaultDependencies", "MemoryAccounting", "CPUAccounting", "TasksAccounting", "IOAccounting", "BlockIOAccounting", "Slice", "Delegate", "CollectMode", "GuessMainPID", "PIDFile"]
+    ["NoNewPrivileges", "PrivateTmp", "PrivateDevices", "PrivateIPC", "PrivatePIDs", "PrivateMounts", "ProtectSystem", "ProtectHome", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups", "ProtectClock", "ProtectHostname", "ProtectProc", "ProcSubset", "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID", "LockPersonality", "RemoveIPC", "KeyringMode", "PrivateUsers", "DevicePolicy", "SendSIGKILL", "IgnoreSIGPIPE", "Description", "Documentation", "DefaultDependencies", "MemoryAccounting", "CPUAccounting", "TasksAccounting", "IOAccounting", "BlockIOAccounting", "Slice", "Delegate", "CollectMode", "GuessMainPID", "PIDFile", "NotifyAccess", "SyslogIdentifier", "SyslogFacility", "SyslogLevel", "RuntimeDirectoryPreserve", "StateDirectoryMode", "CacheDirectoryMode", "LogsDirectoryMode", "ConfigurationDirectoryMode", "BusName", "StartLimitInterval", "StartLimitIntervalSec"]
 )
 ORDERS = frozenset({"After", "Before", "Wants", "PartOf", "Conflicts"})
 RESTARTS = {"no": "never", "always": "always", "on-failure": "failure", "on-abnormal": "failure", "on-abort": "failure", "on-watchdog": "failure", "on-success": "always"}
 _YES = frozenset({"1", "yes", "true", "on"})
+ROOT = frozenset({"", "root", "0"})
+DEFAULT_TIMEOUT = "90s"  # DefaultTimeoutStartSec and DefaultTimeoutStopSec of systemd-system.conf(5)
+NO_TIMEOUT = "1d"  # where systemd would wait for ever
+_IF_THERE = "[ ! -r "
+_NOT_HERE = "left out: none of them is a service here"
+_SPLIT = re.compile(r"\$(?!MAINPID\b)\w+")
 
 
 def draft_unit(path: str, name: str, known: frozenset[str]) -> Draft:
@@ -67,15 +74,22 @@ class _Unit:
         self.made = Draft(name, os.path.abspath(path))
         self.known = known
         self.start: list[str] = []  # lines of run before those of programs
+        self.variables: list[str] = []  # lines of run and of the other scripts that read EnvironmentFile
+        self.runtime: dict[str, None] = {}  # directories that are made at each start
+        self.runtime_mode = "0755"
+        self.ordered: list[tuple[str, str]] = []  # (where, a service here that it comes after)
         self.programs: dict[str, list[Program]] = {}  # by ExecStart and so on
         self.specifiers = self._read_specifiers(os.path.basename(path), name)
+        if path.endswith("@.service"):
+            self.made.changed(f"%i is {name}: the unit is one for many, and this is the one of that name")
         self.type = ""
         self.group = ""
 
     @staticmethod
     def _read_specifiers(file: str, name: str) -> dict[str, str]:
         stem = file.rpartition(".")[0] or file
-        prefix, _, instance = stem.partition("@")
+        prefix, at, instance = stem.partition("@")
+        stem += name if at and not instance else ""
         return {
             "n": f"{stem}.service", "N": stem, "p": prefix, "i": instance or name, "I": instance or name, "t": "/run", "T": "/tmp", "V": "/var/tmp",
             "S": "/var/lib", "C": "/var/cache", "L": "/var/log", "E": "/etc", "H": os.uname().nodename, "h": "/root", "u": "root", "U": "0", "%": "%",
@@ -91,19 +105,50 @@ class _Unit:
             raise Fault("the unit starts nothing", made.origin, "it has no ExecStart", hint="only a .service unit can be taken over", exit_code=EXIT_USAGE)
         before = _lines([*self._all("ExecCondition", "ExecStartPre"), *starts[:-1]], "exit 1")
         main = starts[-1][1]
-        script = ["#!/bin/sh", *self.start, *before, f"exec {main}"]
+        self._take_runtime()
+        body = [*self.start, *before, f"exec {main}"]
+        script = [*self._head(body), *body]
         made.put("run", "\n".join(script) + "\n", 0o755)
         self._take_controls()
-        made.show_paths("\n".join(script), "run")
+        self._take_defaults({key for _, _, key, _ in lines})
+        made.show_paths("\n".join(line for line in script if not line.startswith(_IF_THERE)), "run")
         program = os.path.basename(main.split()[0])
         made.show_usual({made.name, program, program.removesuffix("d")})
         if self.type == "forking":
-            made.lost("Type=forking: the program goes into the background, and its jail would end with it: give it the option that keeps it in the foreground")
+            made.lost(f"Type=forking: the program goes into the background, and its jail ends with that: give it the option that keeps it in the foreground; it has a down file until then (ljsv enable {made.name})")
+            made.put("down", "")
         if self.type == "oneshot" and "when" not in made.policy.get("restart", {}):
             made.set_policy("restart", "when", "never")
         if self.group:
             self._take_group()
         return made
+
+    def _head(self, body: list[str]) -> list[str]:
+        """How a script begins. systemd splits a word that is `$NAME` at its spaces, and knows no patterns: so does sh with `set -f`."""
+        does_split = any(_SPLIT.fullmatch(word) for line in body for word in line.split())
+        return ["#!/bin/sh", *(["set -f"] if does_split else []), *self.variables]
+
+    def _take_runtime(self) -> None:
+        """A user of the jail may make nothing in /run, but write to a tmpfs there."""
+        if self.made.rootfs.get("user", "") in ROOT:
+            self.start += [f"mkdir -p -m {self.runtime_mode} {shlex.quote(path)}" for path in self.runtime]
+        else:
+            self.made.rootfs.setdefault("tmpfs", []).extend({"at": path} for path in self.runtime)
+
+    def _take_defaults(self, said: set[str]) -> None:
+        """What systemd does where nothing is said."""
+        policy, needs = self.made.policy, self.made.policy.get("needs", [])
+        for where, unit in self.ordered:
+            if unit not in needs:
+                self.made.lost(f'{unit} is not waited for: needs = ["{unit}"] in policy would', where)
+        if "timeout" not in policy.get("stop", {}):
+            self.made.set_policy("stop", "timeout", DEFAULT_TIMEOUT)
+        if policy.get("ready") and "timeout" not in policy["ready"]:
+            self.made.set_policy("ready", "timeout", DEFAULT_TIMEOUT)
+        if self._all("ExecStop"):
+            self.made.set_policy("scripts", "control", policy["stop"]["timeout"])
+        if "Restart" not in said and self.type != "oneshot":
+            self.made.changed('no Restart=: systemd would leave it ended, here it is started again: [restart] when = "never" in policy would not')
 
     def _expand(self, value: str) -> str:
         out, rest = "", value
@@ -117,15 +162,17 @@ class _Unit:
         where = f"line {number}: {key}={value}"
         rule = RULES.get(key)
         if section == "Install":
-            self.made.changed(f"{where}: what is in the scan directory starts by itself; ljsv disable {self.made.name} stops that")
+            self.made.changed(f"what is in the scan directory starts by itself; ljsv disable {self.made.name} stops that", where)
         elif key in ALWAYS or key.startswith("X-"):
             return
         elif rule:
             rule(self, where, value)
         elif key in ORDERS:
             self._order(where, value)
+        elif key.startswith(("Condition", "Assert")):
+            self.made.lost("not asked, it starts anyway", where)
         else:
-            self.made.lost(where)
+            self.made.lost("", where)
 
     # ---- programs
 
@@ -138,7 +185,7 @@ class _Unit:
             words = value[len(prefixes) :].split()
         if "@" in prefixes and len(words) > 1:
             words = [words[0], *words[2:]]
-        return " ".join(quote_with_variables(word) for word in words), prefixes
+        return " ".join(word if _SPLIT.fullmatch(word) else quote_with_variables(word) for word in words), prefixes
 
     def _exec(self, where: str, value: str) -> None:
         """One more of its kind; an empty one takes back those before it."""
@@ -148,7 +195,7 @@ class _Unit:
             return
         self.programs.setdefault(_key_of(where), []).append((where, command, prefixes))
         if "+" in prefixes or "!" in prefixes:
-            self.made.lost(f"{where}: no program is run with more rights than the jail has")
+            self.made.lost("no program is run with more rights than the jail has", where)
 
     def _all(self, *keys: str) -> list[Program]:
         return [program for key in keys for program in self.programs.get(key, [])]
@@ -158,21 +205,25 @@ class _Unit:
         made = self.made
         reload, stop, after = self._all("ExecReload"), self._all("ExecStop"), self._all("ExecStopPost")
         if len(reload) == 1 and _is_hup(reload[0][0].partition("=")[2]):
-            made.changed(f"{reload[0][0]}: ljsv hup {made.name}")
-        elif reload:
-            made.put("control/h", _control_script(reload, "exit 0"), 0o755)  # as systemd has it: where a check fails, nothing is told
+            made.changed(f"ljsv hup {made.name}", reload[0][0])
+        elif reload:  # as systemd has it: where one fails, the next is not run
+            made.put("control/h", self._script([*_lines(reload[:-1], "exit 0"), reload[-1][1]]), 0o755)
         if stop:
-            made.put("control/t", _control_script(stop, "exit 1"), 0o755)
+            made.put("control/t", self._script([*_lines(stop, "true"), "exit 1  # and now the signal, for what has not ended"]), 0o755)
         if after:
-            made.put("finish", "\n".join(["#!/bin/sh", *(command for _, command, _ in after)]) + "\n", 0o755)
+            made.put("finish", self._script([command for _, command, _ in after]), 0o755)
         for where, _, _ in reload if "control/h" in made.files else []:
-            made.changed(f"{where}: control/h, for ljsv hup {made.name}")
+            made.changed(f"control/h, for ljsv hup {made.name}", where)
         for where, _, _ in stop:
-            made.changed(f"{where}: control/t; what it says with exit 0 is that no signal is needed")
+            made.changed("control/t, which is run before the signal", where)
         for where, _, _ in after:
-            made.changed(f"{where}: finish")
+            made.changed("finish", where)
         for where, _, _ in self._all("ExecStartPost"):
-            made.lost(where)
+            made.lost("", where)
+
+    def _script(self, body: list[str]) -> str:
+        """One that is run beside the program: MAINPID is the program's pid in the jail."""
+        return "\n".join([*self._head(body), *(["MAINPID=$LJSV_PID"] if "MAINPID" in "".join(body) else []), *body]) + "\n"
 
     def _environment(self, _where: str, value: str) -> None:
         try:
@@ -186,8 +237,13 @@ class _Unit:
 
     def _environment_file(self, where: str, value: str) -> None:
         path = value.removeprefix("-")
-        self.start.append(f"[ ! -r {shlex.quote(path)} ] || {{ set -a; . {shlex.quote(path)}; set +a; }}" if value.startswith("-") else f"set -a; . {shlex.quote(path)}; set +a")
-        self.made.changed(f"{where}: read by run as sh reads it")
+        line = f"set -a; . {shlex.quote(path)}; set +a"
+        if value.startswith("-"):
+            line = f"{_IF_THERE}{shlex.quote(path)} ] || {{ {line}; }}"
+            if os.path.exists(path):
+                self.made.show_paths(path, "run")
+        self.variables.append(line)
+        self.made.changed("read by run as sh reads it", where)
 
     # ---- who, where
 
@@ -211,16 +267,16 @@ class _Unit:
     def _umask(self, _where: str, value: str) -> None:
         self.start.append(f"umask {shlex.quote(value)}")
 
-    def _directory(self, base: str, *, is_kept: bool) -> Callable[[str, str], None]:
+    def _directory(self, base: str, *, is_written: bool = True) -> Callable[[str, str], None]:
         def take(where: str, value: str) -> None:
             for name in value.split():
                 path = f"{base}/{name.partition(':')[0]}"
-                if not is_kept:
-                    self.start.append(f"mkdir -p {shlex.quote(path)}")
+                if base == "/run":
+                    self.runtime[path] = None
                 elif os.path.isdir(path):
-                    self.made.add_bind(path, path, writable=True)
+                    self.made.add_bind(path, path, writable=is_written)
                 else:
-                    self.made.lost(f"{where}: {path} is not there: make it (its owner is the service's user) and bind it in rootfs, or use writable = \"overlay\" with a root of its own")
+                    self.made.lost(f"{path} is not there: make it (its owner is the service's user) and bind it in rootfs, or use writable = \"overlay\" with a root of its own", where)
 
         return take
 
@@ -231,12 +287,34 @@ class _Unit:
                 if os.path.exists(source):
                     self.made.add_bind(source, to.partition(":")[0] or source, writable=writable)
                 elif not item.startswith("-"):
-                    self.made.lost(f"{where}: {source} is not there")
+                    self.made.lost(f"{source} is not there", where)
 
         return take
 
-    def _root(self, _where: str, value: str) -> None:
-        self.made.rootfs["base"] = value
+    def _paths(self, writable: bool) -> Callable[[str, str], None]:  # noqa: FBT001
+        def take(where: str, value: str) -> None:
+            for item in value.split():
+                path = item.lstrip("-+")
+                if os.path.exists(path):
+                    self.made.add_path(path, where, writable=writable)
+                elif not item.startswith("-"):
+                    self.made.lost(f"{path} is not there", where)
+
+        return take
+
+    def _mode(self, _where: str, value: str) -> None:
+        self.runtime_mode = value if value.isdigit() else self.runtime_mode
+
+    def _device(self, where: str, value: str) -> None:
+        path = value.split(maxsplit=1)[0] if value else ""
+        if path.startswith("/dev/"):
+            self.made.rootfs.setdefault("device", []).append({"path": path})
+        elif path:
+            self.made.lost("devices are named one by one: [[device]] in rootfs", where)
+
+    def _root(self, where: str, value: str) -> None:
+        self.made.rootfs |= {"base": value, "writable": "overlay"}
+        self.made.changed("what it writes is kept in an overlay, and not in there", where)
 
     def _tmpfs(self, _where: str, value: str) -> None:
         for item in value.split():
@@ -249,20 +327,23 @@ class _Unit:
         if value in {"notify", "notify-reload"}:
             self.made.set_policy("ready", "by", "notify")
         elif value == "dbus":
-            self.made.lost(f"{where}: its name on the bus is not waited for")
+            self.made.lost("its name on the bus is not waited for", where)
 
     def _restart(self, where: str, value: str) -> None:
         self.made.set_policy("restart", "when", RESTARTS.get(value, "always"))
         if value not in {"no", "always", "on-failure"}:
-            self.made.changed(f"{where}: when = \"{RESTARTS.get(value, 'always')}\" in policy is the nearest")
+            self.made.changed(f"when = \"{RESTARTS.get(value, 'always')}\" in policy is the nearest", where)
 
     def _time(self, table: str, key: str) -> Callable[[str, str], None]:
         def take(where: str, value: str) -> None:
             found = seconds(value)
-            if found is None:
-                self.made.lost(where)
-            elif found or table == "restart":
+            if (table == "restart" and found is not None) or found:
                 self.made.set_policy(table, key, format_duration(found))
+            elif found == 0.0 or value == "infinity":
+                self.made.set_policy(table, key, NO_TIMEOUT)
+                self.made.changed(f"{NO_TIMEOUT}, since each wait has an end here", where)
+            else:
+                self.made.lost("", where)
 
         return take
 
@@ -270,24 +351,46 @@ class _Unit:
         self._time("ready", "timeout")(where, value)
         self._time("stop", "timeout")(where, value)
 
+    def _watchdog(self, where: str, value: str) -> None:
+        if seconds(value):
+            self._time("ready", "watchdog")(where, value)
+
+    def _burst(self, where: str, value: str) -> None:
+        if value.isdigit() and int(value):
+            self.made.set_policy("restart", "give_up_after", int(value))
+            self.made.changed("so many runs in a row that were not stable (give_up_after in policy), in whatever time", where)
+
+    def _kill_mode(self, where: str, value: str) -> None:
+        if value in {"process", "none"}:
+            self.made.lost("nothing outlives its jail: what the program has started ends with it", where)
+
+    def _remain(self, where: str, value: str) -> None:
+        if value.lower() in _YES:
+            self.made.lost("what is done is down here, and nothing is ready after it", where)
+
     def _kill_signal(self, _where: str, value: str) -> None:
         self.made.set_policy("stop", "signal", value.removeprefix("SIG"))
 
     def _requires(self, where: str, value: str) -> None:
         for unit in value.split():
-            need = unit.removesuffix(".service")
-            if unit.endswith(".service") and need in self.known:
+            need, _, kind = unit.rpartition(".")
+            if kind == "service" and need in self.known:
                 self.made.add_need(need)
+            elif kind == "service":
+                self.made.lost(f"there is no service {need} here", where)
+            elif kind == "socket":
+                self.made.lost("no socket is opened for it: it has to listen by itself", where)
             else:
-                self.made.lost(f"{where}: there is no service {need} here")
+                self.made.changed(_NOT_HERE, where)
+
+    def _oom(self, where: str, value: str) -> None:
+        self.made.limits["oom"] = "one" if value == "continue" else "all"
 
     def _order(self, where: str, value: str) -> None:
-        others = [unit for unit in value.split() if unit.removesuffix(".service") in self.known]
-        for unit in others:
-            if _key_of(where) == "Wants":
-                self.made.lost(f"{where}: {unit} is not waited for: needs = [\"{unit.removesuffix('.service')}\"] in policy would")
+        others = [unit.removesuffix(".service") for unit in value.split() if unit.removesuffix(".service") in self.known]
+        self.ordered += [(where, unit) for unit in others if _key_of(where) in {"After", "Wants"}]
         if not others:
-            self.made.changed(f"{where}: left out: none of them is a service here")
+            self.made.changed(_NOT_HERE, where)
 
     # ---- what it may use
 
@@ -297,7 +400,7 @@ class _Unit:
             if found:
                 self.made.limits[key] = found
             elif value != "infinity":
-                self.made.lost(where)
+                self.made.lost("", where)
 
         return take
 
@@ -310,7 +413,7 @@ class _Unit:
             if number.lstrip("-").isdigit():
                 self.made.limits[key] = int(number)
             elif number != "infinity":
-                self.made.lost(where)
+                self.made.lost("", where)
 
         return take
 
@@ -319,7 +422,7 @@ class _Unit:
         if found and found != "0":
             self.made.limits["core"] = found
         elif not found:
-            self.made.lost(where)
+            self.made.lost("", where)
 
     def _network(self, _where: str, value: str) -> None:
         if value.lower() in _YES:
@@ -335,22 +438,22 @@ class _Unit:
             default = {name for name, number in NUMBERS.items() if number in DEFAULT_CAPABILITIES}
             wanted = [f"-{name}" for name in sorted(default - kept)]
             for name in sorted(kept - default):
-                self.made.lost(f"{where}: CAP_{name} is not given by default: capabilities = [\"{name}\"] in [security] of rootfs adds it, and has effect in the jail only")
+                self.made.lost(f"CAP_{name} is not given by default: capabilities = [\"{name}\"] in [security] of rootfs adds it, and has effect in the jail only", where)
         security = self.made.rootfs.setdefault("security", {})
         security["capabilities"] = sorted({*security.get("capabilities", []), *wanted})
 
     def _ambient(self, where: str, value: str) -> None:
         if value:
-            self.made.lost(f"{where}: without a user it is root of its jail, and has its capabilities; ports below 1024: net.ipv4.ip_unprivileged_port_start")
+            self.made.lost("without a user it is root of its jail, and has its capabilities; ports below 1024: net.ipv4.ip_unprivileged_port_start", where)
 
     def _own_filter(self, where: str, _value: str) -> None:
-        self.made.changed(f"{where}: every jail has ljsv's own filter instead")
+        self.made.changed("every jail has ljsv's own filter instead", where)
 
     def _log(self, where: str, value: str) -> None:
         if value in {"null", "/dev/null"} and "StandardOutput" in where:
             self.made.set_policy("log", "to", "none")
         elif value not in {"journal", "syslog", "inherit", "journal+console"}:
-            self.made.lost(f"{where}: output goes into the log: ljsv logs {self.made.name}")
+            self.made.lost(f"output goes into the log: ljsv logs {self.made.name}", where)
 
 
 def _key_of(where: str) -> str:
@@ -363,14 +466,9 @@ def _lines(programs: list[Program], on_failure: str) -> list[str]:
     return [f"{command} || {'true' if '-' in prefixes else on_failure}" for _, command, prefixes in programs]
 
 
-def _control_script(programs: list[Program], on_failure: str) -> str:
-    """What the last one ends with is what the script says."""
-    return "\n".join(["#!/bin/sh", "MAINPID=$LJSV_PID", *_lines(programs[:-1], on_failure), programs[-1][1]]) + "\n"
-
-
 def _is_hup(value: str) -> bool:
     words = value.lstrip("-+!:@").split()
-    return os.path.basename(words[0]) == "kill" and "$MAINPID" in value and ("-HUP" in words or "HUP" in words)
+    return os.path.basename(words[0]) == "kill" and ("$MAINPID" in value or "${MAINPID}" in value) and ("-HUP" in words or "HUP" in words)
 
 
 def _member(name: str) -> Callable[[_Unit, str, str], None]:
@@ -387,13 +485,16 @@ RULES: dict[str, Callable[[_Unit, str, str], None]] = {
     **dict.fromkeys(("ExecStart", "ExecStartPre", "ExecCondition", "ExecStartPost", "ExecStopPost", "ExecReload", "ExecStop"), _member("_exec")),
     "Environment": _member("_environment"), "EnvironmentFile": _member("_environment_file"),
     "User": _member("_user"), "Group": _member("_group"), "WorkingDirectory": _member("_workdir"), "UMask": _member("_umask"),
-    "RuntimeDirectory": _made_by("_directory", "/run", is_kept=False), "StateDirectory": _made_by("_directory", "/var/lib", is_kept=True),
-    "CacheDirectory": _made_by("_directory", "/var/cache", is_kept=True), "LogsDirectory": _made_by("_directory", "/var/log", is_kept=True),
-    "ReadWritePaths": _made_by("_bind", True), "BindPaths": _made_by("_bind", True), "BindReadOnlyPaths": _made_by("_bind", False), "ReadOnlyPaths": _made_by("_bind", False),
+    "RuntimeDirectory": _made_by("_directory", "/run"), "StateDirectory": _made_by("_directory", "/var/lib"),
+    "CacheDirectory": _made_by("_directory", "/var/cache"), "LogsDirectory": _made_by("_directory", "/var/log"),
+    "ConfigurationDirectory": _made_by("_directory", "/etc", is_written=False), "RuntimeDirectoryMode": _member("_mode"),
+    "BindPaths": _made_by("_bind", True), "BindReadOnlyPaths": _made_by("_bind", False),
+    **dict.fromkeys(("ReadWritePaths", "ReadWriteDirectories"), _made_by("_paths", True)), **dict.fromkeys(("ReadOnlyPaths", "ReadOnlyDirectories"), _made_by("_paths", False)),
     "TemporaryFileSystem": _member("_tmpfs"), "RootDirectory": _member("_root"), "RootImage": _member("_root"),
     "Type": _member("_service_type"), "Restart": _member("_restart"), "RestartSec": _made_by("_time", "restart", "delay"), "RestartMaxDelaySec": _made_by("_time", "restart", "max_delay"),
     "TimeoutStartSec": _made_by("_time", "ready", "timeout"), "TimeoutStopSec": _made_by("_time", "stop", "timeout"), "TimeoutSec": _member("_both_times"),
-    "WatchdogSec": _made_by("_time", "ready", "watchdog"), "KillSignal": _member("_kill_signal"),
+    "WatchdogSec": _member("_watchdog"), "KillSignal": _member("_kill_signal"), "KillMode": _member("_kill_mode"),
+    "StartLimitBurst": _member("_burst"), "RemainAfterExit": _member("_remain"), "OOMPolicy": _member("_oom"), "DeviceAllow": _member("_device"),
     "Requires": _member("_requires"), "BindsTo": _member("_requires"), "Requisite": _member("_requires"),
     "MemoryMax": _made_by("_memory", "memory"), "MemoryLimit": _made_by("_memory", "memory"), "MemoryHigh": _made_by("_memory", "memory_high"), "MemorySwapMax": _made_by("_memory", "swap"),
     "CPUQuota": _member("_cpu"), "CPUWeight": _made_by("_number", "cpu_weight"), "IOWeight": _made_by("_number", "io_weight"), "TasksMax": _made_by("_number", "pids"),

@@ -31,6 +31,7 @@ def size(text: str) -> str:
 
 
 def quote_with_variables(word: str) -> str:
-    """A word for sh in which $NAME and ${NAME} are looked up, and nothing else is special."""
-    parts = re.split(r"(\$\{\w+\}|\$\w+)", word)
-    return "".join(f'"{part}"' if index % 2 else shlex.quote(part) if part else "" for index, part in enumerate(parts)) or "''"
+    """A word for sh in which $NAME and ${NAME} are looked up, $$ is a dollar sign, and nothing else is special."""
+    parts = re.split(r"(\$\$|\$\{\w+\}|\$\w+)", word)
+    quoted = (shlex.quote(part.replace("$$", "$")) if part == "$$" or not index % 2 else f'"{part}"' for index, part in enumerate(parts) if part)
+    return "".join(quoted) or "''"

@@ -68,7 +68,7 @@ Requires=base.service other.service
 
 [Service]
 Type=simple
-Environment=ONE=1 "TWO=two words"
+Environment=ONE=1 "TWO=two words" "OPTS=-e -u"
 Environment=THREE=%n
 EnvironmentFile=-/nowhere/default
 WorkingDirectory=/tmp
@@ -76,7 +76,7 @@ RuntimeDirectory=thing
 ExecStartPre=-/bin/false
 ExecStartPre=/bin/mkdir -p /run/thing/sub
 ExecStart=/bin/sh -c 'echo "$ONE $TWO" ${THREE}; pwd; \\
-    ls /run/thing; exec sleep 1000'
+    ls /run/thing; echo $$#; exec sleep 1000' $OPTS
 ExecReload=/bin/kill -HUP $MAINPID
 ExecStopPost=/bin/echo over
 Restart=on-failure
@@ -108,6 +108,7 @@ def test_a_unit(scanning: Tree) -> None:
     for text in ("there is no service other here", "line 32: IPAddressDeny=any", "CAP_SYS_TIME is not given by default", "ljsv hup thing", "WantedBy=multi-user.target"):
         assert text in said, said
     assert "ProtectSystem" not in said
+    assert "[[bind]]" not in (scanning.sv / "thing/rootfs").read_text()
     made = scanning.sv / "thing"
     policy = (made / "policy").read_text()
     for text in ('needs = ["base"]', 'when = "failure"', 'delay = "250ms"', 'timeout = "90s"', 'signal = "INT"'):
@@ -119,7 +120,7 @@ def test_a_unit(scanning: Tree) -> None:
     assert '"-CHOWN"' in (made / "rootfs").read_text() and "-NET_BIND" not in (made / "rootfs").read_text()
     scanning.ljsv("up", "thing")
     wait_for(lambda: "sub" in scanning.log("thing"), "what it says")
-    assert scanning.log("thing").splitlines() == ["1 two words thing.service", "/tmp", "sub"]
+    assert scanning.log("thing").splitlines() == ["1 two words thing.service", "/tmp", "sub", "1"]
     scanning.ljsv("down", "thing")
     wait_for(lambda: "over" in scanning.log("thing"), "its finish")
 
