@@ -68,14 +68,25 @@ class Context:
         if os.path.isdir(self.supervise_of(name)):
             return
         if os.path.isdir(f"{self.svdir}/{name}"):
-            cause = "a service's name has at most 64 printable bytes, no space, and no dot at its beginning"
-            raise Fault("not a service's name", f"{self.shown}/{name}", cause, hint=f"rename it: mv {quote(self.shown)}/... {quote(f'{self.shown}/web')}", exit_code=EXIT_NO_SERVICE)
+            raise self.misnamed(name)
         from ljsv.cli.guess import closest, retyped
 
         close = closest(name, self.all_names())
         cause = f"did you mean {close}?" if close else ""
         hint = retyped(name, close) if close else f"ls {self.shown}"
         raise Fault("no such service", f"{self.shown}/{name}", cause, service=name, hint=hint, exit_code=EXIT_NO_SERVICE)
+
+    def misnamed(self, name: str) -> Fault:
+        """For a directory here that no scanner looks at."""
+        cause = "a service's name has at most 64 printable bytes, no space, and no dot at its beginning"
+        path = f"{self.shown}/{name}"
+        return Fault("not a service's name", path, cause, hint=f"mv {quote(path)} {quote(f'{self.shown}/web')}  # or another name", exit_code=EXIT_NO_SERVICE)
+
+    def find_misnamed(self) -> list[Fault]:
+        """Of each directory that looks as if it were meant to be a service."""
+        with os.scandir(self.svdir) as listing:
+            names = sorted(item.name for item in listing if item.name[0] != "." and not is_service_name(item.name) and item.is_dir())
+        return [self.misnamed(name) for name in names]
 
     def supervise_of(self, name: str) -> str:
         return f"{self.svdir}/{name}/supervise"

@@ -15,6 +15,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options
+from ljsv.cli.show import print_fault
 from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.paths import Places, find_svdir, is_service_name
 
@@ -77,6 +78,8 @@ def _subjects(options: Options) -> Iterator[Subject]:
     siblings = Siblings(context.svdir)
     for name in names:
         yield Subject(name, f"{context.svdir}/{name}", context.places, siblings, is_at_home=True)
+    for fault in [] if options.operands else context.find_misnamed():
+        print_fault(fault)
 
 
 def _at_path(path: str) -> Iterator[Subject]:

@@ -7,6 +7,7 @@ order by their time stamps, each with the service's name before it.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -299,9 +300,27 @@ def _next_of(held: os.stat_result | None, path: str) -> tuple[BinaryIO | None, b
 # ---- showing
 
 
+class Harmless:
+    """A terminal, without what a service could do to it: of all control characters only tab, end of line and colours (SGR, ECMA-48 8.3.117) come through."""
+
+    CONTROLS = re.compile(rb"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]|\xc2[\x80-\x9f]")
+    REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
+
+    def __init__(self, terminal: BinaryIO) -> None:
+        self._terminal = terminal
+        self.flush = terminal.flush
+
+    def write(self, data: bytes) -> None:
+        self._terminal.write(self.CONTROLS.sub(self.REPLACEMENT, data))
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        for part in parts:
+            self.write(part)
+
+
 def show(logs: list[LogReader], wanted: Wanted, *, is_following: bool) -> None:
     """The past of these logs in the order of time; with `is_following` what comes after, until the reader goes or Ctrl-C."""
-    out = sys.stdout.buffer
+    out = Harmless(sys.stdout.buffer) if sys.stdout.isatty() else sys.stdout.buffer
     is_raw = len(logs) == 1 and wanted.is_plain and not logs[0].prefix
     if is_raw:
         past: Iterable[bytes] = logs[0].blocks() if wanted.count is None else logs[0].last(wanted.count)
@@ -313,7 +332,7 @@ def show(logs: list[LogReader], wanted: Wanted, *, is_following: bool) -> None:
         _follow(logs, wanted, out, is_raw=is_raw)
 
 
-def _show_past(logs: list[LogReader], wanted: Wanted, out: BinaryIO, *, is_following: bool) -> None:
+def _show_past(logs: list[LogReader], wanted: Wanted, out: BinaryIO | Harmless, *, is_following: bool) -> None:
     lines: Iterable[Line] = merge(*(_keyed(log, number, wanted) for number, log in enumerate(logs)))
     if wanted.count is not None:
         lines = deque(lines, maxlen=wanted.count)
@@ -340,7 +359,7 @@ def key_of(line: bytes) -> bytes:
     return line[:10] + b"T" + line[11:KEY_SIZE].split(b" ", 1)[0] if is_stamp else b""
 
 
-def _follow(logs: list[LogReader], wanted: Wanted, out: BinaryIO, *, is_raw: bool) -> None:
+def _follow(logs: list[LogReader], wanted: Wanted, out: BinaryIO | Harmless, *, is_raw: bool) -> None:
     keys = [b""] * len(logs)
     with Subscription("log") as subscription:
         unheard = list(logs)

@@ -12,7 +12,7 @@ import sys
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
-from ljsv.cli.show import age, age_of, next_try, not_ready, printable
+from ljsv.cli.show import age, age_of, next_try, not_ready, print_fault, printable
 from ljsv.cli.sizes import ENTRIES_MAX, OverlaySizes, memory_cell, size
 from ljsv.cli.table import UNSUPERVISED, Row, Screen, lay_out
 from ljsv.errors import EXIT_OK, EXIT_STATUS_NOT_UP
@@ -50,6 +50,8 @@ def run(_verb: str, options: Options) -> int:
         print_one(context, names[0], details[names[0]])
     else:
         print_table(context, details)
+        for fault in context.find_misnamed():
+            print_fault(fault)
     if not options.operands and not is_quiet:
         return EXIT_OK
     is_fine = all(is_up(detail, is_named=bool(options.operands)) for detail in details.values())

@@ -22,7 +22,7 @@ from tests.conftest import SLOW_S, Tree
 class Terminal:
     """`argv` as the tree's user, with a controlling terminal of its own. Ended at the end of `with`, whatever it does."""
 
-    def __init__(self, tree: Tree, *argv: str, rows: int = 33, columns: int = 99) -> None:
+    def __init__(self, tree: Tree, *argv: str, rows: int = 33, columns: int = 99, **env: str) -> None:
         prefix = tree._prefix(str(tree.root))
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
@@ -32,7 +32,7 @@ class Terminal:
                     os.setgroups([])
                     os.setresgid(tree.uid, tree.uid, tree.uid)
                     os.setresuid(tree.uid, tree.uid, tree.uid)
-                os.execvpe([*prefix, *argv][0], [*prefix, *argv], tree.env | {"TERM": "dumb", "PS1": "OUTER> "})
+                os.execvpe([*prefix, *argv][0], [*prefix, *argv], tree.env | {"TERM": "dumb", "PS1": "OUTER> "} | env)
             finally:
                 os._exit(99)
         self.shown = ""

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from ljsv.cli.fields import FIELD_DOCS
 from tests.conftest import Tree, wait_for
 from tests.integration.terminals import Terminal
@@ -184,3 +186,41 @@ def test_a_log_service_has_a_name(tree: Tree) -> None:
     assert tree.state("web") == "ready"
     done = tree.ljsv("status", "plain/log", code=4)
     assert "no such service" in done.stderr
+
+
+@pytest.mark.parametrize(("env", "has_colour"), [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colour_is_for_terminals_that_have_it(scanning: Tree, env: dict[str, str], has_colour: bool) -> None:  # noqa: FBT001
+    """And nothing else of the table changes."""
+    scanning.add("web")
+    scanning.wait_state("web", "ready")
+    with Terminal(scanning, "ljsv", "status", **env) as terminal:
+        terminal.wait_for("1 ready")
+        shown = terminal.shown
+        terminal.end()
+    assert ("\x1b[" in shown) == has_colour
+    assert "web" in shown and "\x1b[" not in scanning.ljsv("status").stdout
+
+
+def test_names_and_logs_that_are_hard_to_show(scanning: Tree) -> None:
+    """A name of 64 characters on 40 columns, a log of bytes that are no text and would take hold of the terminal: shown, and nothing breaks."""
+    name = "n" * 64
+    scanning.add(name, r"printf '\377\376 \033[2Jcleared\007\n'; exec sleep 1000")
+    scanning.wait_state(name, "ready")
+    log = Path(scanning.detail(name)["log"])
+    wait_for(lambda: log.exists() and b"cleared" in log.read_bytes(), "its line")
+    for argv in (("status",), ("status", name), ("top", "-n", "1"), ("why", name), ("logs", name)):
+        with Terminal(scanning, "ljsv", *argv, columns=40, TERM="xterm") as terminal:
+            terminal.wait_for("cleared" if argv[0] == "logs" else "nnnn")
+            terminal.end()
+        assert "\x1b[2J" not in terminal.shown and "\x07" not in terminal.shown, argv
+        assert "Traceback" not in terminal.shown
+
+
+def test_a_directory_whose_name_is_none_is_told(scanning: Tree) -> None:
+    """Too long, or with a space: it does not run, and nobody has to guess why."""
+    for name in ("n" * 65, "a b"):
+        scanning.add(name)
+    for verb in ("status", "lint"):
+        said = scanning.ljsv(verb).stderr
+        assert said.count("not a service's name: ") == 2 and f"hint: mv '{scanning.sv}/a b' " in said, said
+    assert "not a service's name" in scanning.ljsv("up", "a b", code=4).stderr
