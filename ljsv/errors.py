@@ -60,6 +60,9 @@ class Fault(Exception):
         return cls(action, str(name), error.strerror or str(error), hint=hint)
 
 
+_PLAIN = str.maketrans("", "", "/.-_:@+,=%")  # what a shell leaves alone, beside letters and digits
+
+
 def quote(path: str) -> str:
     """A path as a shell reads it back; shlex would do, but imports re."""
-    return path if path.replace("/", "").replace(".", "").replace("-", "").replace("_", "").isalnum() else "'" + path.replace("'", "'\\''") + "'"
+    return path if path.translate(_PLAIN).isalnum() else "'" + path.replace("'", "'\\''") + "'"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ljsv.cli.takeover.compose import draft_compose
 from ljsv.cli.takeover.draft import Draft, format_toml
 from ljsv.cli.takeover.runit import draft_runit
 from ljsv.cli.takeover.unit import draft_unit
@@ -156,3 +157,69 @@ def test_lines_of_which_the_same_is_said_are_told_together(tmp_path: Path) -> No
     assert "down" in made.files
     again = take(tmp_path, "[Unit]\nAfter=a.target\nBefore=b.target\n[Service]\nRestart=always\nExecStart=/bin/true\n")
     assert list(again.told()) == ["changed: line 2: After, line 3: Before: left out: none of them is a service here"]
+
+
+def compose(tmp_path: Path, text: str, **environ: str) -> dict[str, Draft]:
+    pytest.importorskip("yaml", reason="PyYAML is not installed")
+    (tmp_path / "compose.yaml").write_text(text)
+    return {draft.name: draft for draft in draft_compose(str(tmp_path / "compose.yaml"), environ)}
+
+
+def content(draft: Draft, path: str) -> str:
+    return draft.files[path][0].decode().removesuffix("\n")
+
+
+def test_variables_of_a_compose_file(tmp_path: Path) -> None:
+    """.env beside it, below those that are set; defaults in defaults; one that is not set is empty, and told; one of the service without a value is passed on. YAML is that of 1.2."""
+    (tmp_path / ".env").write_text("# mine\nONE='from .env'\nexport TWO=2 # not this\n")
+    (tmp_path / "more").write_text('THREE="3"\nFOUR=4\n')
+    text = """services: {a: {image: b, env_file: [more], environment: {ONE: "${ONE}", TWO: "$TWO", THREE: "${X:-${Y:-nested}}", NONE: "<${NONE}>", UNSET: , YES: true, NO: off}, ports: [22:22]}}"""
+    made = compose(tmp_path, text, TWO="set")["a"]
+    said = {name: content(made, f"env/{name}") for name in ("ONE", "TWO", "THREE", "FOUR", "NONE", "YES", "NO")}
+    assert said == {"ONE": "from .env", "TWO": "set", "THREE": "nested", "FOUR": "4", "NONE": "<>", "YES": "true", "NO": "off"}
+    assert "env/UNSET" not in made.files
+    assert "changed: a.ports: it listens on 22 of the host itself" in made.told()
+    assert [line for line in made.told() if "$NONE is not set" in line]
+
+
+COMPOSE = """
+services:
+  app:
+    build: {context: ., dockerfile: Other, args: {A: "1 2"}, target: end}
+    user: "app:staff"
+    environment: [DB_HOST=db, "QUEUE=amqp://guest@db/", NAME=db, PORT=db:3306]
+    depends_on: {db: {condition: service_started}, migrate: {condition: service_completed_successfully}}
+    devices: ["/dev/ttyUSB0:/dev/ttyUSB0:rw", "/dev/snd:/dev/sound"]
+    cap_drop: [ALL]
+    cap_add: [NET_BIND_SERVICE]
+    security_opt: ["no-new-privileges:true", "apparmor:unconfined"]
+    secrets: [key, outside]
+    deploy: {restart_policy: {condition: on-failure, max_attempts: 3, delay: 5s}}
+    logging: {driver: json-file, options: {max-size: 5m, max-file: "2"}}
+  db: {image: db}
+  migrate: {image: db, restart: "no"}
+secrets: {key: {file: ./key.txt}, outside: {external: true}}
+"""
+
+
+def test_keys_of_a_compose_file(tmp_path: Path) -> None:
+    """What has a counterpart, and what is said of the rest."""
+    drafts = compose(tmp_path, COMPOSE)
+    made = drafts["app"]
+    assert made.rootfs["user"] == "app:staff"
+    assert made.rootfs["device"] == [{"path": "/dev/ttyUSB0"}]
+    assert made.rootfs["bind"] == [{"from": str(tmp_path / "key.txt"), "to": "/run/secrets/key"}]
+    assert "-CHOWN" in made.rootfs["security"]["capabilities"]
+    assert "-NET_BIND_SERVICE" not in made.rootfs["security"]["capabilities"]
+    assert made.policy == {"needs": ["db"], "restart": {"when": "failure", "give_up_after": 3, "delay": "5s"}, "log": {"max_size": "5M", "keep": 2}}
+    assert drafts["db"].policy["restart"]["when"] == "failure"
+    assert drafts["migrate"].policy["restart"]["when"] == "never"
+    said = "\n".join(made.told())
+    for text in (
+        f"ljsv image build {tmp_path} -t app:latest -f {tmp_path}/Other --target end --build-arg 'A=1 2'", "migrate: the end of a job is not waited for",
+        "/dev/snd:/dev/sound", "apparmor:unconfined", "outside: only one that is a file", "env/DB_HOST says db", "env/QUEUE says db", "env/PORT says db",
+    ):
+        assert text in said, said
+    assert "env/NAME says" not in said
+    assert "no-new-privileges" not in said
+    assert "skopeo copy docker://db docker-archive:db.tar && ljsv image import db.tar -t db" in "\n".join(drafts["db"].told())

@@ -40,6 +40,7 @@ class Draft:
     rootfs: dict[str, Any] = field(default_factory=lambda: {"base": "host"})
     limits: dict[str, Any] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
+    lacks_image: bool = False  # its base is to be made first, and that has been said
     said: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def changed(self, text: str, where: str = "") -> None:

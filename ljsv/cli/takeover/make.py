@@ -88,7 +88,8 @@ def _write(context: Context, draft: Draft) -> None:
         fault.action = fault.action.replace(staged, path)
         print(f"  it cannot run yet, so it has a down file: ljsv enable {draft.name} when it can", flush=True)
         sys.stdout.flush()
-        print_fault(fault)
+        if not draft.lacks_image:
+            print_fault(fault)
 
 
 def _try(staged: str) -> Fault | None:

@@ -148,7 +148,8 @@ class _Unit:
         if self._all("ExecStop"):
             self.made.set_policy("scripts", "control", policy["stop"]["timeout"])
         if "Restart" not in said and self.type != "oneshot":
-            self.made.changed('no Restart=: systemd would leave it ended, here it is started again: [restart] when = "never" in policy would not')
+            self.made.set_policy("restart", "when", "failure")
+            self.made.changed("no Restart=: systemd would leave it ended, here it is started again after a failure ([restart] in policy)")
 
     def _expand(self, value: str) -> str:
         out, rest = "", value
@@ -254,11 +255,9 @@ class _Unit:
         self.group = value
 
     def _take_group(self) -> None:
-        user = str(self.made.rootfs.get("user", ""))
-        if self.group.isdigit() and user.isdigit():
+        user = str(self.made.rootfs.get("user", "")) or "root"
+        if self.group != user:
             self.made.rootfs["user"] = f"{user}:{self.group}"
-        elif self.group != user:
-            self.made.lost(f"Group={self.group}: the group is that of the user in the jail's passwd, or numbers: user = \"UID:GID\"")
 
     def _workdir(self, _where: str, value: str) -> None:
         path = value.removeprefix("-")
