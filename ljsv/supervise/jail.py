@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class ServiceJail:
     """`on_executed`: ./run runs. `on_end` gets how the jail ended; why it could not be built is in `fault` then, at stage `failed_stage`.
 
-    `mark` is its service directory's (see `orphans`). `directory` answers with the supervise directory of now. `on_change`: what
+    `mark` is its service directory's (see `orphans`). `directory` answers with the supervise directory, made anew where it was deleted. `on_change`: what
     is announced of it is different. `announce` does so at once, before the
     exit record is emptied. `orders_fd` leads to the nursery.
     """
@@ -97,6 +97,11 @@ class ServiceJail:
         return self.record is None and self._launch is None
 
     @property
+    def is_adopted(self) -> bool:
+        """It was begun by the supervisor before."""
+        return self.spec is None
+
+    @property
     def is_at_exec(self) -> bool:
         """It was built, but its program could not be executed."""
         return self.failed_stage == STAGE_EXEC
@@ -118,6 +123,7 @@ class ServiceJail:
             if os.fstat(exit_fd).st_size > record.EXIT_RECORD_MAX:
                 self._announce()
                 os.ftruncate(exit_fd, 0)
+            self._exit_fd = record.open_exit_again(exit_fd)
             self.generation += 1
             cgroup_fd = self._group.begin(name, spec.settings)
             drained, held = ((log.fifo_fd,), ()) if is_drained else ((), (log.fifo_fd,))
@@ -132,15 +138,20 @@ class ServiceJail:
                 """Another lock and another generation than those of the order: it may hold the one, and write of the other, for a while."""
                 nonlocal exit_fd
                 exit_fd = record.renew_exit_record(exit_fd, self._directory())
+                self._close_exit()
+                self._exit_fd = record.open_exit_again(exit_fd)
                 self.generation += 1
                 return wiring.replace(exit_fd=exit_fd, generation=self.generation)
 
             self._launch = launch.begin(spec, id_map, wiring, self._orders_fd, rewire)
         except BlockingIOError:
+            self._group.ended()
+            self._close_exit()
             message = "the jail before this one has not ended yet"
             raise Fault("cannot start", f"{self._directory()}/exit", message, is_transient=True) from None
         except (OSError, Fault):
             self._group.ended()
+            self._close_exit()
             raise
         finally:
             for fd in (slot_fd, exit_fd, cgroup_fd):
@@ -148,7 +159,6 @@ class ServiceJail:
                     os.close(fd)
         self.spec, self.script, self._slot, self._log_inode = spec, script, id_map.slot, log.inode
         self.notes = self._launch.facts.notes
-        self._exit_fd = record.open_exit_reader(self._directory())
         self._jail_fd = self._launch.pidfd
         self._loop.watch(self._launch.channel_fd, self._read_report)
         self._loop.watch(self._jail_fd, self._ended)
@@ -171,7 +181,7 @@ class ServiceJail:
         if jail.failure:
             self.fault = jail.explain_failure()
             self.failed_stage = jail.failure[0]
-        elif self.script == RUN:
+        elif self.script == RUN and not self.fault:
             self._on_executed()
 
     def _found_service(self, jail: Launch) -> None:
@@ -185,10 +195,14 @@ class ServiceJail:
         found = record.record_of(self._boot_id, self.generation, self.script, jail)
         self.record = replace(found, log_inode=self._log_inode, cgroup=self._group.path or record.NO_GROUP)
         try:
-            self.record.write(self._directory())
+            try:
+                self.record.write(self._directory())
+            except FileNotFoundError:  # deleted after that look at it
+                self.record.write(self._directory())
             _apply_priority(jail.spec, jail.service_pid)
         except OSError as error:
             self.fault = Fault.from_os("cannot start", error)
+            self.fault.is_transient = isinstance(error, FileNotFoundError)
             self.kill()
             return
         jail.give_go()
@@ -224,10 +238,10 @@ class ServiceJail:
         elif self.record and self.record.server_pid:
             self._server_ended()
 
-    def write_record(self) -> None:
+    def write_record(self, directory: str) -> None:
         """Again: the supervise directory was made anew. OSError where it cannot be written."""
         if self.record:
-            self.record.write(self._directory())
+            self.record.write(directory)
 
     # ---- while it lives
 
@@ -321,11 +335,15 @@ class ServiceJail:
     def _conclude(self) -> None:
         """Read how it ended, and tell."""
         end = record.find_end(record.read_exits(self._exit_fd), self.generation)
-        if self._exit_fd >= 0:
-            os.close(self._exit_fd)
-        self._exit_fd, self.record = -1, None
+        self._close_exit()
+        self.record = None
         self.concluded = self.generation
         self._on_end(end)
+
+    def _close_exit(self) -> None:
+        if self._exit_fd >= 0:
+            os.close(self._exit_fd)
+        self._exit_fd = -1
 
 
 def _apply_priority(spec: JailSpec, pid: int) -> None:

@@ -313,8 +313,9 @@ def _build_failed(m: Machine, event: Event, rules: Rules, now: float) -> Result:
     return _conclude(m, rules, now)
 
 
-def _finish_missing(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
-    return m, (RUN_FINISH,)
+def _finish_missing(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
+    """It was never begun: it has all its time, however long nobody was there to begin it."""
+    return replace(m, deadline=now + rules.finish_timeout), (RUN_FINISH,)
 
 
 def _finish_ended(m: Machine, _e: Event, rules: Rules, now: float) -> Result:

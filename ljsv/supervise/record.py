@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 EXIT_RECORD_MAX = 4096
-LOCK_TRIES, LOCK_PAUSE_S = 100, 0.01
+LOCK_TRIES, LOCK_PAUSE_S = 300, 0.01  # an order that the next nursery takes is older than a second
 _WORDS = ("boot_id", "script", "user", "cgroup")
 NO_GROUP = "-"
 
@@ -131,6 +131,11 @@ def open_exit_reader(directory: str) -> int:
         return os.open(f"{directory}/exit", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return -1
+
+
+def open_exit_again(exit_fd: int) -> int:
+    """The same file for reading, whether it still has a name or not, and without the lock."""
+    return os.open(f"/proc/self/fd/{exit_fd}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def read_exits(fd: int) -> str:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from ljsv import status
 from ljsv.supervise import machine as table
-from ljsv.supervise.machine import End, Event, Machine, Rules
+from ljsv.supervise.machine import NOT_STARTED, End, Event, Machine, Rules
 from ljsv.supervise.record import JailRecord, find_end
 
 RUN, FINISH = "run", "finish"
+UNSURE = "unsure"  # in `detail`, with what it says of the jail
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class CarryOn:
     """`machine` goes on; then `event` happens to it, or `jail`, which may be dead by now, is adopted.
 
     `generation`: of the jail begun last. `concluded`: of the last one whose end has been seen to.
-    `why`: how the last run ended, in words. `commands`: read by the supervisor before, and not yet obeyed.
+    `is_unsure`: the jail is recorded, but perhaps never had its go. `why`: how the last run ended, in words.
+    `commands`: read by the supervisor before, and not yet obeyed.
     """
 
     machine: Machine
@@ -41,6 +43,7 @@ class CarryOn:
     jail: JailRecord | None = None
     generation: int = 0
     concluded: int = 0
+    is_unsure: bool = False
     why: str = ""
     commands: str = ""
 
@@ -62,8 +65,11 @@ def carry_on(left: Left, now: float) -> CarryOn:
     if jail and jail.generation > announced:
         machine = _missed_start(machine or Machine(), jail, find_end(left.exits, announced))
     machine, event, is_adopted = _go_on(machine, left, now, has_jail=jail is not None)
+    is_unsure = is_adopted and jail is not None and find_end(left.exits, jail.generation) is NOT_STARTED and (
+        jail.script == FINISH or machine.state == status.STARTING or (is_ours and UNSURE in detail)
+    )
     why, commands = (detail.get("why", ""), detail.get("pending", "")) if is_ours else ("", "")
-    return CarryOn(machine, event, jail if is_adopted else None, generation, concluded, why, commands)
+    return CarryOn(machine, event, jail if is_adopted else None, generation, concluded, is_unsure, why, commands)
 
 
 def _go_on(machine: Machine | None, left: Left, now: float, *, has_jail: bool) -> tuple[Machine, Event | None, bool]:
@@ -89,22 +95,23 @@ def _go_on(machine: Machine | None, left: Left, now: float, *, has_jail: bool) -
 
 def _missed_start(machine: Machine, jail: JailRecord, end_before: End) -> Machine:
     """A jail had its go, and nobody was told: what has led to it is counted now. `end_before`: of the generation announced last."""
-    is_automatic = jail.script == RUN and machine.state not in {status.DOWN, status.FAILED} and not machine.is_commanded
+    is_counted = machine.state in {status.DOWN, status.STARTING, status.FAILED} or machine.is_commanded  # or it is no restart
+    is_automatic = jail.script == RUN and not is_counted
     return replace(
         machine, state=status.STARTING, end=end_before if machine.state in table.WITH_RUN else machine.end, deadline=None,
         restarts=machine.restarts + is_automatic, is_commanded=machine.is_commanded and jail.script == FINISH,
     )
 
 
-def adopt(machine: Machine, jail: JailRecord, rules: Rules, ready_by: str, now: float) -> tuple[Machine, bool]:
-    """(its machine, whether it is unsure that the jail was ever started): as it is if what has its record runs, or has run."""
+def adopt(machine: Machine, jail: JailRecord, rules: Rules, ready_by: str, now: float) -> Machine:
+    """As it is if what has its record runs, or has run."""
     if jail.script == FINISH:
-        return replace(machine, state=status.FINISHING, deadline=machine.deadline or now + rules.finish_timeout), True
+        return replace(machine, state=status.FINISHING, deadline=machine.deadline or now + rules.finish_timeout)
     if machine.state == status.STARTING and jail.script == RUN:
         is_ready = ready_by == table.BY_START
         deadline = None if is_ready else now + rules.ready_timeout
-        return replace(machine, state=status.READY if is_ready else status.UP, deadline=deadline, was_ready=is_ready), True
-    return machine, False
+        return replace(machine, state=status.READY if is_ready else status.UP, deadline=deadline, was_ready=is_ready)
+    return machine
 
 
 def restore_machine(detail: dict[str, str]) -> Machine | None:

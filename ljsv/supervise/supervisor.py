@@ -39,7 +39,7 @@ from ljsv.supervise.machine import BY_START, Action, Event, Machine, Script, Sig
 from ljsv.supervise.needs import Needs, name_dependents, open_dependents
 from ljsv.supervise.orphans import mark_of
 from ljsv.supervise.readiness import Readiness, Wires
-from ljsv.supervise.restore import FINISH, RUN, CarryOn, Left, adopt, carry_on
+from ljsv.supervise.restore import FINISH, RUN, UNSURE, CarryOn, Left, adopt, carry_on
 from ljsv.supervise.scripts import Scripts
 from ljsv.supervise.source import Source
 
@@ -124,7 +124,7 @@ class Supervisor:
         self.pending = ""  # commands that were read with the one that is obeyed now
         self.begun_fd = -1
         self.jail = ServiceJail(
-            self.loop, events, self.group, self.boot_id, mark_of(self.source.identity), lambda: self.directory.path, self._touch, self._try_announce,
+            self.loop, events, self.group, self.boot_id, mark_of(self.source.identity), self._living_directory, self._touch, self._try_announce,
             lambda: self.feed(Event("executed")), self._jail_gone, orders_fd,
         )
         self.logs = Logs(self.loop, f"{name} log", events, LogFile(places.log_of(name), LOG_MAX, LOG_KEEP), self._touch)
@@ -251,7 +251,7 @@ class Supervisor:
         self.jail.adopt(jail, settings_of(service.limits) if service and not self.source.edit_fault else None)
         by = detail.get("ready_by", BY_START)
         self.readiness.listen(self.directory.path, by, service.policy if service else None, detail.get("status_text", ""))
-        self.machine, self.is_unsure = adopt(found.machine, jail, self.source.rules, by, now())
+        self.machine, self.is_unsure = adopt(found.machine, jail, self.source.rules, by, now()), found.is_unsure
         self.events.send("adopted", pid=jail.service_pid, alive=self.jail.is_alive)
         if self.jail.is_alive:
             self.source.run_began()
@@ -510,17 +510,19 @@ class Supervisor:
         try:
             self._begin(service, FINISH, ("./finish", str(end.code), str(end.status)))
         except Fault as fault:
-            begun_at = (self.machine.deadline or 0.0) - self.source.rules.finish_timeout
-            if fault.is_transient and now() < begun_at + FINISH_PATIENCE_S:
-                self.set_timer("finish", now() + RETRY_S, lambda: self.feed(Event("finish missing")))
-                return
-            self.events.send("finish could not be started", "error", fault=str(fault), hint=fault.hint)
-            self.feed(Event("finish ended"))
+            self._finish_failed(fault)
+
+    def _finish_failed(self, fault: Fault) -> None:
+        """It could not be started: what passes is waited for, the rest is told."""
+        begun_at = (self.machine.deadline or 0.0) - self.source.rules.finish_timeout
+        if fault.is_transient and now() < begun_at + FINISH_PATIENCE_S:
+            self.set_timer("finish", now() + RETRY_S, self._start_finish)
+            return
+        self.events.send("finish could not be started", "error", fault=str(fault), hint=fault.hint)
+        self.feed(Event("finish ended"))
 
     def _begin(self, service: Service, script: str, argv: tuple[str, ...]) -> None:
-        if self.directory.is_lost():
-            self._make_directory_anew()
-        folder = self.directory.path
+        folder = self._living_directory()
         open_fds: list[int] = []
         wires = Wires()
         try:
@@ -568,11 +570,11 @@ class Supervisor:
         if self.jail.script == BEFORE_RUN:
             self._before_run_ended(end, fault)
         elif self.jail.script == FINISH and self.is_unsure and end is table.NOT_STARTED:
-            self._start_finish()
+            self.feed(Event("finish missing"))
+        elif self.jail.script == FINISH and fault:
+            self._finish_failed(fault)
         elif self.jail.script == FINISH:
-            if fault:
-                self.events.send("finish could not be started", "error", fault=str(fault), hint=fault.hint)
-            elif not end.is_success:
+            if not end.is_success:
                 self.events.send("finish ended", "warning", end=end.describe())
             self.feed(Event("finish ended"))
         elif fault and self.machine.state in {status.STARTING, status.STOPPING}:
@@ -580,9 +582,9 @@ class Supervisor:
             self._build_failed(fault, at_exec=self.jail.is_at_exec)
         elif self.is_unsure and end is table.NOT_STARTED:
             self.machine = replace(self.machine, state=status.DOWN)
-            self.feed(Event({table.WANT_UP: "u", table.WANT_ONCE: "o"}.get(self.machine.want, "d")))
+            self.feed(Event({table.WANT_UP: "u", table.WANT_ONCE: "o"}.get(self.machine.want, "x" if self.machine.is_exiting else "d")))
         else:
-            is_taken_back = end is table.NOT_STARTED and self.machine.is_commanded
+            is_taken_back = end is table.NOT_STARTED and (self.machine.is_commanded or self.jail.is_adopted)
             self.feed(Event("ended", end=table.LOST if is_taken_back else end))
 
     def _before_run_ended(self, end: table.End, fault: Fault | None) -> None:
@@ -722,6 +724,12 @@ class Supervisor:
             self.is_mending = True
             self.set_timer("mend", now() + MEND_AFTER_S, self._make_directory_anew)
 
+    def _living_directory(self) -> str:
+        """The path of the supervise directory, made anew where it was deleted."""
+        if self.directory.is_lost():
+            self._make_directory_anew()
+        return self.directory.path
+
     def _make_directory_anew(self) -> None:
         """The supervise directory was deleted under us: everything in it is made again."""
         self.is_mending = False
@@ -733,7 +741,7 @@ class Supervisor:
             self.announcer.forget()
             self._open_log()
             self.is_dirty = False
-            self.jail.write_record()
+            self.jail.write_record(self.directory.path)
             self.announcer.announce(self.machine, self.jail.service_pid, self._extra())
             self.directory.open_ok()
             self.events.send("the supervise directory had vanished, and was made anew", "warning", path=self.directory.path)
@@ -769,6 +777,7 @@ class Supervisor:
             "ready_by": self.readiness.by,
             "status_text": self.readiness.describe(),
             "why": self.why,
+            UNSURE: "yes" if self.is_unsure else "",
             "pending": "".join(byte for byte in self.pending if byte in table.COMMANDS),
             "cgroup": self.group.path,
             **(self.deployer.shown if self.deployer else {}),

@@ -58,3 +58,24 @@ def test_a_finish_that_never_had_its_go_is_run() -> None:
     assert found.event is not None
     machine, actions = step(found.machine, found.event, Rules(has_finish=True), 20.0)
     assert (machine.state, machine.end, actions) == (status.FINISHING, End(7, 0), ("run finish",))
+
+
+def test_a_finish_that_is_begun_late_has_all_its_time() -> None:
+    """However long nobody supervised."""
+    found = carried(state="finishing", end="7 0", concluded="3", deadline="12.0")
+    assert found.event is not None
+    assert step(found.machine, found.event, Rules(has_finish=True, finish_timeout=60.0), 1000.0)[0].deadline == 1060.0
+
+
+def test_a_start_that_was_announced_before_its_jail_is_counted_once() -> None:
+    """A jail for control/u before it, or the announcement before the exit record is emptied."""
+    assert carried(jail(4), state="starting", restarts="5", concluded="3").machine.restarts == 5
+
+
+def test_unsure_of_a_jail_until_its_start_is_on_record() -> None:
+    """Recorded, perhaps without its go: also in the eyes of the supervisor after the one that took it for ready."""
+    assert carried(jail(4), state="backoff", concluded="3").is_unsure
+    assert carried(jail(3), state="ready", unsure="yes").is_unsure
+    assert not carried(jail(3), "started 3\n", state="ready", unsure="yes").is_unsure
+    assert not carried(jail(3), state="ready").is_unsure
+    assert carried(jail(4, "finish"), "started 3\nended 3 1792\n", state="ready").is_unsure

@@ -147,6 +147,16 @@ def scanner_pid(tree: Tree) -> int:
     return 0
 
 
+def find_nurseries(tree: Tree) -> list[int]:
+    """The pids of those of a tree, an older one's where a scanner was killed."""
+    found = []
+    for pid in tree.processes():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == "ljsv nursery\n":
+                found.append(pid)
+    return found
+
+
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     if pid > 1:
         with contextlib.suppress(ProcessLookupError):

@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import Tree, is_alive, wait_for
 from tests.integration.chaos import cast as roles
-from tests.integration.chaos.marked import Marked, kill, scanner_folder, scanner_pid, write_fifo
+from tests.integration.chaos.marked import Marked, find_nurseries, kill, scanner_folder, scanner_pid, write_fifo
 
 BYTES = ("u", "u", "d", "o", "t", "k", "p", "c", "h", "a", "i", "q", "1", "2", "tcu", "du", "dudu", "x", "?\n")
 CLIENTS_MAX = 4
@@ -113,11 +113,9 @@ class Storm:
                     kill(pid)
 
     def kill_nursery(self) -> None:
-        for pid in self.tree.processes():
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text() == "ljsv nursery\n":
-                    self.tell("kill the nursery")
-                    kill(pid)
+        for pid in find_nurseries(self.tree):
+            self.tell("kill the nursery")
+            kill(pid)
 
     def kill_everything(self) -> None:
         self.tell("kill scanner, journal and supervisors")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Tree, is_alive, wait_for
-from tests.integration.chaos.marked import FINISH, RUN, Marked, kill, scanner_folder, scanner_pid, write_fifo
+from tests.integration.chaos.marked import FINISH, RUN, Marked, find_nurseries, kill, scanner_folder, scanner_pid, write_fifo
 from tests.integration.chaos.strace import Traced, may_trace
 from tests.integration.chaos.test_every_moment import count, is_ready
 
@@ -143,6 +146,61 @@ def test_crash_while_the_runtime_directory_is_gone(scanning: Tree) -> None:
     wait_for(lambda: scanner_pid(scanning), "the scanner's own folder")
 
 
+@contextlib.contextmanager
+def nursery_stopped(tree: Tree) -> Iterator[None]:
+    """No jail is built meanwhile: orders wait."""
+    (pid,) = wait_for(lambda: find_nurseries(tree), "the nursery")
+    kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        kill(pid, signal.SIGCONT)
+
+
+def is_exit_locked(service: Marked) -> bool:
+    """The next jail has been ordered, or the one before it has not ended."""
+    try:
+        with open(service.tree.supervise(service.name) / "exit") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:  # there was no jail yet
+        pass
+    return False
+
+
+def test_runtime_folder_removed_while_run_is_built(scanning: Tree) -> None:
+    """How it ends is known all the same: it is recorded in the file that was there when its jail was ordered."""
+    service = Marked(scanning, "a", RUN, finish=FINISH, policy=AT_ONCE, down="")
+    scanning.wait_state("a", "down")
+    with nursery_stopped(scanning):
+        service.control("u")
+        wait_for(lambda: is_exit_locked(service), "its jail to be ordered")
+        shutil.rmtree(os.path.realpath(scanning.supervise("a")))
+    wait_for(lambda: count(service, "began"), "it to run")
+    wait_for(lambda: is_ready(service), "its supervise directory")
+    os.kill(scanning.pid("a"), signal.SIGUSR1)
+    wait_for(lambda: count(service, "began") == 2, "it to run again")
+    assert service.told() == ["run", "began", "finish 7 0", "run", "began"]
+    assert_one_copy(service)
+
+
+def test_runtime_folder_removed_while_finish_is_built(scanning: Tree) -> None:
+    """It runs, once."""
+    service = Marked(scanning, "a", RUN, finish=FINISH, policy=AT_ONCE)
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    wait_for(lambda: count(service, "began"), "its traps")
+    first = next(int(line.split()[1]) for line in (scanning.supervise("a") / "jail").read_text().splitlines() if line.startswith("pid "))
+    with nursery_stopped(scanning):
+        os.kill(pid, signal.SIGUSR1)
+        wait_for(lambda: not is_alive(first) and is_exit_locked(service), "its finish script's jail to be ordered")
+        shutil.rmtree(os.path.realpath(scanning.supervise("a")))
+    wait_for(lambda: count(service, "began") == 2, "it to run again")
+    assert service.told() == ["run", "began", "finish 7 0", "run", "began"]
+    assert_one_copy(service)
+    assert scanning.detail("a")["restarts"] == "1"
+
+
 def remove_runtime(service: Marked) -> None:
     """The service's folder, and wait until it has been made again."""
     folder = Path(service.tree.supervise(service.name)).resolve()
@@ -262,5 +320,6 @@ def test_scanner_killed_while_a_directory_arrives(tree: Tree, share: float) -> N
     tree.ljsv("up", "new", "old")
     for service in (old, new):
         assert_one_copy(service)
+        wait_for(lambda service=service: count(service, "began"), "its traps")
     assert tree.pid("old") == pid
     assert count(old, "run") == count(new, "run") == 1
