@@ -18,7 +18,6 @@ from tests.integration.chaos.watch import Watch
 
 SHORT_S, LONG_S = 14.0, 600.0
 TOLD_MAX = 60
-OPEN = "quick: not run and finish 7 0 in turn"  # about one storm in ten on a busy machine: a finish too few, or one for a run that was not started
 
 
 def test_nobody_is_indispensable(scanning: Tree, pytestconfig: pytest.Config) -> None:
@@ -35,8 +34,6 @@ def test_nobody_is_indispensable(scanning: Tree, pytestconfig: pytest.Config) ->
         watch.stop()
     problems = [*watch.problems, *storm.problems, *problems]
     assert watch.looks > 5
-    if problems and all(problem.startswith(OPEN) for problem in problems):
-        pytest.xfail(f"rare, and open: {problems[0]}; LJSV_CHAOS_SEED={SEED}")
     assert not problems, "\n".join([*problems, f"LJSV_CHAOS_SEED={SEED}; the last deeds of {len(storm.told)}:", *storm.told[-TOLD_MAX:]])
 
 

@@ -354,12 +354,16 @@ def test_directory_deleted_while_nobody_scans_is_swept(tree: Tree) -> None:
     wait_for(lambda: not folder.exists() and not folder.with_name("b").exists(), "their folders to go")
 
 
+def waits_for_lock(pid: int) -> bool:
+    return any("->" in line and str(pid) in line.split() for line in Path("/proc/locks").read_text().splitlines())
+
+
 def test_a_lock_that_the_jail_takes_does_not_keep_a_supervisor_out(scanning: Tree) -> None:
     """What runs in the jail sees its service directory, and can lock it: the next supervisor comes all the same, and there is one."""
-    hold = "import fcntl, os, sys, time; fd = os.open('/run/service', os.O_RDONLY); print('waits', flush=True); fcntl.flock(fd, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(1000)"
+    hold = "import fcntl, os, sys, time; fd = os.open('/run/service', os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(1000)"
     scanning.add("a", f'exec /usr/bin/python3 -c "{hold}"')
     pid = int(scanning.wait_state("a", "ready")["pid"])
-    wait_for(lambda: "waits" in scanning.log("a"), "the jail to wait for the lock")
+    wait_for(lambda: waits_for_lock(pid), "the jail to wait for the lock")
     old = scanning.supervisor_pid("a")
     os.kill(old, signal.SIGKILL)
     wait_for(lambda: scanning.supervisor_pid("a") not in {0, old}, "another supervisor")
