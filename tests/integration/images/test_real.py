@@ -172,7 +172,8 @@ def test_what_is_exported_is_accepted(tree: Tree) -> None:
     assert done.returncode == 0, done.stderr
     config = json.loads((bundle / "config.json").read_text())
     assert config["process"]["args"] == ["/bin/sh", "-c", "echo $A in $PWD"]
-    if tree.uid == 0 and _can_crun(tree, bundle, config):
+    can_run = tree.uid == 0 and _can_crun(tree, bundle, config)
+    if can_run:
         done = tree.run("crun", "--root", str(tree.home / "crun"), "run", "--bundle", str(bundle), "ljsv-test")
         assert done.stdout == "b in /srv\n", done.stderr
     assert tree.ljsv("image", "import", str(layout), "-t", "web:2").stdout.split("sha256:")[1] != ""
@@ -180,6 +181,8 @@ def test_what_is_exported_is_accepted(tree: Tree) -> None:
     assert back["defaults"] == json.loads(tree.ljsv("image", "inspect", "--json", "web:1").stdout)["defaults"]
     assert tree.ljsv("image", "inspect", "--files", "web:2").stdout == tree.ljsv("image", "inspect", "--files", "web:1").stdout
     assert first
+    if tree.uid == 0 and not can_run:
+        pytest.skip("all but crun, which can make no container on this machine")
 
 
 def _can_crun(tree: Tree, bundle: Path, config: dict[str, object]) -> bool:
