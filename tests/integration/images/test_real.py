@@ -172,34 +172,34 @@ def test_what_is_exported_is_accepted(tree: Tree) -> None:
     assert done.returncode == 0, done.stderr
     config = json.loads((bundle / "config.json").read_text())
     assert config["process"]["args"] == ["/bin/sh", "-c", "echo $A in $PWD"]
-    can_run = tree.uid == 0 and _can_crun(tree, bundle, config)
-    if can_run:
-        done = tree.run("crun", "--root", str(tree.home / "crun"), "run", "--bundle", str(bundle), "ljsv-test")
-        assert done.stdout == "b in /srv\n", done.stderr
+    if tree.uid == 0:
+        assert crun(tree, bundle, config) == "b in /srv\n"
     assert tree.ljsv("image", "import", str(layout), "-t", "web:2").stdout.split("sha256:")[1] != ""
     back = json.loads(tree.ljsv("image", "inspect", "--json", "web:2").stdout)
     assert back["defaults"] == json.loads(tree.ljsv("image", "inspect", "--json", "web:1").stdout)["defaults"]
     assert tree.ljsv("image", "inspect", "--files", "web:2").stdout == tree.ljsv("image", "inspect", "--files", "web:1").stdout
     assert first
-    if tree.uid == 0 and not can_run:
-        pytest.skip("all but crun, which can make no container on this machine")
 
 
-def _can_crun(tree: Tree, bundle: Path, config: dict[str, object]) -> bool:
-    """Without cgroups, a terminal and seccomp, which are not what is tried; False where this machine lets it make no container at all."""
-    process, linux = config["process"], config["linux"]
+# It refuses a machine with both versions of control groups: in a mount namespace of its own it sees only the second.
+CRUN = "umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec crun --cgroup-manager=disabled --root {state} run --bundle {bundle} ljsv-test"
+
+
+def crun(tree: Tree, bundle: Path, config: dict[str, object]) -> str:
+    """What the bundle's program says, without limits, a terminal and seccomp, which are not what is tried."""
+    process, linux, mounts = config["process"], config["linux"], config["mounts"]
     assert isinstance(process, dict)
     assert isinstance(linux, dict)
+    assert isinstance(mounts, list)
     process["terminal"] = False
     linux.pop("seccomp", None)
     linux["namespaces"] = [item for item in linux["namespaces"] if item["type"] in {"pid", "mount", "ipc", "uts"}]
     linux.pop("resources", None)
-    mounts = config["mounts"]
-    assert isinstance(mounts, list)
     config["mounts"] = [item for item in mounts if item["type"] not in {"cgroup", "cgroup2", "sysfs"}]
     (bundle / "config.json").write_text(json.dumps(config))
-    tried = tree.run("crun", "--cgroup-manager=disabled", "--root", str(tree.home / "crun0"), "run", "--bundle", str(bundle), "ljsv-try")
-    return tried.returncode == 0
+    done = tree.run("unshare", "--mount", "--propagation", "private", "sh", "-c", CRUN.format(state=tree.home / "crun", bundle=bundle))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("name", ["busybox"])

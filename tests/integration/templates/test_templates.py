@@ -229,8 +229,8 @@ def test_log_shipper(tree: Tree, debian_image: Path) -> None:
         wait_for(lambda: len(set(got)) > 100, "lines")
         tree.kill("it")
         wait_for(lambda: set(got) >= {f"line {number}" for number in range(3000)}, "every line")
-        tree.ljsv("restart", "noisy")
         before = len(got)
+        tree.ljsv("restart", "noisy")
         wait_for(lambda: got[before:].count("line 2999") >= 1, "the lines of the next run")
         tree.ljsv("down", "it")
 
