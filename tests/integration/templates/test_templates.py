@@ -15,6 +15,7 @@ from ljsv.service.template import list_templates
 from tests.conftest import Tree, wait_for
 from tests.integration.debian import debian, debian_image
 from tests.integration.ports import ask, free_port
+from tests.integration.terminals import Terminal
 
 __all__ = ["debian", "debian_image"]
 
@@ -59,7 +60,7 @@ def sql(tree: Tree, port: int, statement: str) -> str:
 
 
 def host_key(tree: Tree) -> str:
-    return inside(tree, "dropbearkey", "-y", "-f", "/etc/dropbear/host_key")
+    return inside(tree, "dropbearkey", "-y", "-f", "/root/.ssh/host_key")
 
 
 STORIES = {
@@ -152,6 +153,25 @@ def test_ssh_lets_a_key_in(tree: Tree, debian_image: Path) -> None:
     (path / "authorized_keys").write_text(public + "\n")
     tree.ljsv("restart", "it", "-w", "30")
     assert inside(tree, *login) == "in as 0\n"
+
+
+def test_ssh_with_one_id(tree: Tree, debian_image: Path) -> None:
+    """One user, who is not root, with a terminal. Root's jails have ids enough, so that user has to be in the root's passwd: the log says so."""
+    port = free_port()
+    tree.open_fuse()
+    path = make(tree, "ssh", debian_image, port=port, user=1000, ids="one" if tree.uid else "range")
+    if not tree.uid:
+        tree.ljsv("up", "it", "-w", "5", code=1)
+        assert "user 1000 has no line in the passwd of this root" in tree.log("it")
+        return
+    tree.ljsv("up", "it", "-w", "60", timeout_s=90)
+    inside(tree, "dropbearkey", "-t", "ed25519", "-f", "/home/me/id")
+    (public,) = re.findall("^ssh-ed25519 .*$", inside(tree, "dropbearkey", "-y", "-f", "/home/me/id"), re.MULTILINE)
+    (path / "authorized_keys").write_text(public + "\n")
+    tree.ljsv("restart", "it", "-w", "30")
+    login = ("dbclient", "-t", "-y", "-y", "-i", "/home/me/id", "-p", str(port), "me@127.0.0.1", "echo $(id -u) $PWD $(stty size)")
+    with Terminal(tree, "ljsv", "enter", "it", *login) as terminal:
+        terminal.wait_for("1000 /home/me 33 99")
 
 
 @pytest.fixture
