@@ -223,3 +223,11 @@ def test_keys_of_a_compose_file(tmp_path: Path) -> None:
     assert "env/NAME says" not in said
     assert "no-new-privileges" not in said
     assert "skopeo copy docker://db docker-archive:db.tar && ljsv image import db.tar -t db" in "\n".join(drafts["db"].told())
+
+
+def test_a_getty_is_a_template(tmp_path: Path) -> None:
+    """It owns a terminal of the host, so there is nothing to take over: the command that makes one is told."""
+    (tmp_path / "run").write_text("#!/bin/sh\n[ ! -e /etc/runit/verbose ] || echo getty\nexec /sbin/getty 38400 ttyS0\n")
+    made = draft_runit(str(tmp_path), "getty-ttyS0")
+    assert [line for line in made.told() if "/etc/runit" in line] == []
+    assert [line for line in made.told() if "ljsv new console --template getty --set tty=/dev/ttyS0" in line]

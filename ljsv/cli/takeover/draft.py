@@ -98,7 +98,7 @@ class Draft:
         if self.rootfs["base"] != "host":
             return
         for path in dict.fromkeys(_PATH.findall(_without_comments(text))):
-            if path.startswith(SHOWN) or path.startswith("/var/run/"):
+            if path.startswith((*SHOWN, "/var/run/", "/etc/runit/", "/etc/service/")):
                 continue
             if path in _TOO_WIDE:
                 self.lost(f"{where}: {path} is too much to be shown: bind what it needs of it in rootfs")

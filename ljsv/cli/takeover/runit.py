@@ -87,8 +87,9 @@ def _take_script(draft: Draft, path: str, directory: str) -> None:
     _look_at_chpst(draft, path, text)
     if "/dev/log" in text:
         draft.lost(f"{path}: /dev/log: a jail has no such socket, and makes none for others")
-    if re.search(r"\b(?:getty|agetty|fgetty)\b", text):
-        draft.lost(f'{path}: a getty wants a terminal of the host: see `tty` and user_namespace = "host" in ljsv-service(5)')
+    if path == "run" and re.search(r"\b(?:getty|agetty|fgetty)\b", text):
+        tty = draft.name.removeprefix("getty-") if draft.name.startswith("getty-") else "tty1"
+        draft.lost(f"run: a getty wants a terminal of the host: ljsv new console --template getty --set tty=/dev/{tty}, in place of this one")
     if re.search(r"\b(?:modprobe|sysctl|mount|restorecon|aa-exec|aa-status)\b", text):
         draft.lost(f"{path}: modprobe, sysctl, mount and the like have no effect in a jail: do it before, on the host")
     draft.show_paths(text, path)
