@@ -65,8 +65,7 @@ class SetLimits(Step):
     rlimits: tuple[tuple[int, int], ...]
 
     def describe(self) -> str:
-        names = {value: name for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
-        return "resource limits: " + " ".join(f"{names[which]}={value}" for which, value in self.rlimits)
+        return "resource limits: " + " ".join(f"{_name_of(which)}={value}" for which, value in self.rlimits)
 
     def execute(self, build: Build) -> None:
         for which, value in self.rlimits:
@@ -77,7 +76,12 @@ class SetLimits(Step):
                 else:
                     resource.setrlimit(which, (value, value))
             except (ValueError, OSError) as error:
-                raise OSError(errno.EPERM, f"the hard limit is {hard}", f"limit {which} to {value}") from error
+                raise OSError(errno.EPERM, f"the hard limit is {hard}", f"{_name_of(which).removeprefix('RLIMIT_').lower()} = {value}") from error
+
+
+def _name_of(which: int) -> str:
+    """RLIMIT_NOFILE and so on; RLIMIT_OFILE is BSD's word for it."""
+    return next(name for name, value in vars(resource).items() if value == which and name.startswith("RLIMIT_") and name != "RLIMIT_OFILE")
 
 
 class FindUser(Step):

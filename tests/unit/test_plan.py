@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -188,3 +190,12 @@ def test_frozen_values() -> None:
         Point(1, x=1)
     with pytest.raises(TypeError):
         Point(1, z=1)  # type: ignore[call-arg]
+
+
+def test_a_resource_limit_that_is_refused_is_named() -> None:
+    """By the key of `limits`; what it may be at most is the cause."""
+    limits = hardening.SetLimits(((resource.RLIMIT_NOFILE, 1 << 40),))
+    assert limits.describe() == f"resource limits: RLIMIT_NOFILE={1 << 40}"
+    with pytest.raises(OSError, match=r"the hard limit is \d+") as raised:
+        limits.execute(None)  # type: ignore[arg-type]
+    assert raised.value.filename == f"nofile = {1 << 40}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 from pathlib import Path
 
@@ -122,6 +123,16 @@ def test_what_systemd_does_where_nothing_is_said(tmp_path: Path) -> None:
     assert take(tmp_path, "[Service]\nTimeoutStopSec=0\nRestart=always\nExecStart=/bin/true\n").policy["stop"]["timeout"] == "1d"
 
 
+def test_more_open_files_than_are_allowed_here(tmp_path: Path) -> None:
+    """The service would not start: the most is taken, and told."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        pytest.skip("as many files as one likes may be open here")
+    made = take(tmp_path, f"[Service]\nLimitNOFILE={hard + 1}\nExecStart=/bin/true\n")
+    assert made.limits["nofile"] == hard
+    assert [line for line in made.told() if f"nofile = {hard}" in line]
+
+
 def test_half_of_the_host_is_not_bound(tmp_path: Path) -> None:
     """What a jail has of its own is not either; what a unit may only read of /usr is there anyway."""
     made = take(tmp_path, "[Service]\nExecStart=/bin/true\nReadWritePaths=/run -/var/lib -/ /dev /tmp -/not/there\nReadOnlyDirectories=/ /usr/share\n")
@@ -136,6 +147,7 @@ def test_the_runtime_directory_of_a_user(tmp_path: Path) -> None:
     text = "[Service]\nRuntimeDirectory=a\nRuntimeDirectoryMode=0700\nExecStart=/bin/true\n"
     assert b"mkdir -p -m 0700 /run/a\n" in take(tmp_path, text).files["run"][0]
     assert take(tmp_path, text + "User=www-data\n").rootfs["tmpfs"] == [{"at": "/run/a"}]
+    assert "tmpfs" not in take(tmp_path, "[Service]\nUser=www-data\nExecStart=/bin/true\n").rootfs
 
 
 def test_one_unit_for_many(tmp_path: Path) -> None:

@@ -363,7 +363,7 @@ class _Service:
         for key, item in value.items():
             number = item.get("soft") if isinstance(item, dict) else item
             if key == "nofile":
-                self.made.limits["nofile"] = int(number or 0)
+                self.made.set_nofile(int(number or 0), f"{self.made.name}.ulimits.nofile={number}")
             else:
                 self._lost(f"ulimits.{key}", "")
 

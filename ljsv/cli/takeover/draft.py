@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import stat
 from dataclasses import dataclass, field
 
@@ -68,6 +69,14 @@ class Draft:
 
     def set_policy(self, table: str, key: str, value: object) -> None:
         self.policy.setdefault(table, {})[key] = value
+
+    def set_nofile(self, wanted: int, where: str) -> None:
+        """No more than may be asked for here: who started it had perhaps a higher limit of his own."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and wanted > hard:
+            self.changed(f"nofile = {hard} in limits: more is not allowed here (ulimit -Hn)", where)
+            wanted = hard
+        self.limits["nofile"] = wanted
 
     def add_need(self, name: str) -> None:
         needs = self.policy.setdefault("needs", [])

@@ -132,7 +132,7 @@ class _Unit:
         """A user of the jail may make nothing in /run, but write to a tmpfs there."""
         if self.made.rootfs.get("user", "") in ROOT:
             self.start += [f"mkdir -p -m {self.runtime_mode} {shlex.quote(path)}" for path in self.runtime]
-        else:
+        elif self.runtime:
             self.made.rootfs.setdefault("tmpfs", []).extend({"at": path} for path in self.runtime)
 
     def _take_defaults(self, said: set[str]) -> None:
@@ -416,6 +416,11 @@ class _Unit:
 
         return take
 
+    def _nofile(self, where: str, value: str) -> None:
+        number = value.partition(":")[0]
+        if number.isdigit():
+            self.made.set_nofile(int(number), where)
+
     def _core(self, where: str, value: str) -> None:
         found = size(value)
         if found and found != "0":
@@ -497,7 +502,7 @@ RULES: dict[str, Callable[[_Unit, str, str], None]] = {
     "Requires": _member("_requires"), "BindsTo": _member("_requires"), "Requisite": _member("_requires"),
     "MemoryMax": _made_by("_memory", "memory"), "MemoryLimit": _made_by("_memory", "memory"), "MemoryHigh": _made_by("_memory", "memory_high"), "MemorySwapMax": _made_by("_memory", "swap"),
     "CPUQuota": _member("_cpu"), "CPUWeight": _made_by("_number", "cpu_weight"), "IOWeight": _made_by("_number", "io_weight"), "TasksMax": _made_by("_number", "pids"),
-    "LimitNOFILE": _made_by("_number", "nofile"), "LimitCORE": _member("_core"), "Nice": _made_by("_number", "nice"), "OOMScoreAdjust": _made_by("_number", "oom_score_adj"),
+    "LimitNOFILE": _member("_nofile"), "LimitCORE": _member("_core"), "Nice": _made_by("_number", "nice"), "OOMScoreAdjust": _made_by("_number", "oom_score_adj"),
     "PrivateNetwork": _member("_network"), "CapabilityBoundingSet": _member("_bounding"), "AmbientCapabilities": _member("_ambient"),
     "SystemCallFilter": _member("_own_filter"), "SystemCallArchitectures": _member("_own_filter"), "SystemCallErrorNumber": _member("_own_filter"),
     "RestrictAddressFamilies": _member("_own_filter"), "MemoryDenyWriteExecute": _member("_own_filter"),
