@@ -30,14 +30,25 @@ def catch_ctrl_alt_del() -> None:
 
 
 def unmount_all(say: Callable[[str], None]) -> None:
-    """Swap off, everything unmounted that can be, the rest read-only, synced before and after."""
+    """Everything unmounted that can be, swap off, then what only swap was in the way of; the rest read-only. Synced before and after.
+
+    Swap comes second: to bring back what is in it may take longer than there is time.
+    """
     os.sync()
-    for path in _list_swaps():
+    os.chdir("/")
+    swaps = _list_swaps()
+    if swaps:
+        _let_go(lambda _text: None)
+    for path in swaps:
         try:
             swapoff(path)
         except OSError as error:
             say(f"swapoff {path}: {error.strerror}")
-    os.chdir("/")
+    _let_go(say)
+    os.sync()
+
+
+def _let_go(say: Callable[[str], None]) -> None:
     for _ in range(PASSES):
         left = [(at, kind) for at, kind in _list_mounts() if at != "/" and kind not in KEPT and not _unmount(at)]
         if not left:
@@ -49,7 +60,6 @@ def unmount_all(say: Callable[[str], None]) -> None:
             mount("", at, "", MS_REMOUNT | MS_RDONLY)
         except OSError as error:
             say(f"mount -o remount,ro {at}: {error.strerror}")
-    os.sync()
 
 
 def call(request: str) -> None:

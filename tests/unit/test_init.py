@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ljsv.init import ending
 from ljsv.init.children import hold_standard_descriptors
 from ljsv.init.mounts import MOUNTS, plan_mounts, read_mount_points, unescape
 from ljsv.init.requests import find_request
@@ -75,3 +76,30 @@ def test_settings_from_the_kernels_words() -> None:
     assert read_settings(["splash", "--deadline=soon", "--watchdog-timeout=1", "--svdir"]) == Settings(
         ignored=("splash", "--svdir", "--deadline soon", "--watchdog-timeout 1"),
     )
+
+
+def test_a_slow_swapoff_costs_no_unmount(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no swap keeps is unmounted first; what it keeps, afterwards."""
+    done: list[str] = []
+    swaps, mounted = ["/data/swap"], ["/data", "/other"]
+
+    def unmount(at: str) -> bool:
+        if at == "/data" and swaps:
+            return False
+        done.append(f"umount {at}")
+        mounted.remove(at)
+        return True
+
+    def swapoff(path: str) -> None:
+        done.append(f"swapoff {path}")
+        swaps.remove(path)
+
+    monkeypatch.setattr(ending, "_list_swaps", lambda: list(swaps))
+    monkeypatch.setattr(ending, "_list_mounts", lambda: [(at, "ext4") for at in mounted])
+    monkeypatch.setattr(ending, "_unmount", unmount)
+    monkeypatch.setattr(ending, "swapoff", swapoff)
+    monkeypatch.setattr(ending, "mount", lambda *_: None)
+    monkeypatch.setattr(ending.os, "chdir", lambda _: None)
+    monkeypatch.setattr(ending.os, "sync", lambda: done.append("sync"))
+    ending.unmount_all(done.append)
+    assert done == ["sync", "umount /other", "swapoff /data/swap", "umount /data", "sync"]
