@@ -219,6 +219,8 @@ class Foreground(Shown):
         jail = self.jail
         jail.read_report()
         result = os.waitid(os.P_PIDFD, jail.pidfd, os.WEXITED)
+        # the server of a jail that ends by itself may be gone a moment before it
+        self.is_server_gone = self.is_server_gone and result is not None and result.si_code != os.CLD_EXITED
         if jail.server:
             signal.pidfd_send_signal(jail.server.pidfd, signal.SIGKILL)  # there is nothing left to serve
             os.waitid(os.P_PIDFD, jail.server.pidfd, os.WEXITED)

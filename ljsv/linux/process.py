@@ -13,6 +13,7 @@ from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 
 from ljsv.linux.libc import LIBC, SYS_CLONE3, SYS_CLOSE_RANGE, SYS_KEYCTL, check, define
 
+PF_EXITING = 0x4  # include/linux/sched.h
 CLONE_PIDFD = 0x1000
 CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x0200_0000
@@ -133,17 +134,29 @@ def read_start_time(pid: int) -> int:
 
     A pid may be used again; pid and start time together may not.
     """
+    fields = _read_stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def is_exiting(pid: int) -> bool:
+    """Whether the process is on its way out, or is gone: PF_EXITING in the ninth field of /proc/PID/stat."""
+    fields = _read_stat(pid)
+    return not fields or bool(int(fields[6]) & PF_EXITING)
+
+
+def _read_stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on; none when there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return []
     try:
         text = os.read(fd, 4096)
     except ProcessLookupError:
-        return 0
+        return []
     finally:
         os.close(fd)
-    return int(text[text.rindex(b")") + 2 :].split()[19])
+    return text.rpartition(b")")[2].split()
 
 
 def find_lock_holder(fd: int) -> int:

@@ -301,7 +301,7 @@ class ServiceJail:
     def _server_ended(self) -> None:
         """Nothing can be read from the image any more: the jail ends like a crash."""
         self._close_server()
-        if self.is_alive:
+        if self.is_alive and not (self.record and process.is_exiting(self.record.pid)):  # that of a jail that ends by itself may be gone a moment before it
             self._events.send("the program that serves the image has ended: killing the jail", "error")
             self.kill()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from ljsv import status
 from ljsv.cli import options, show
 from ljsv.cli.standard_files import open_standard_files
 from ljsv.errors import Fault
-from ljsv.linux import descriptors
+from ljsv.linux import descriptors, process
 from ljsv.paths import Places, find_svdir, is_service_name, trust_fault
 from ljsv.supervise.directory import SuperviseDirectory
 from ljsv.supervise.loop import Loop
 from ljsv.supervise.settle import BELOW_QUIET_S, INCOMPLETE_QUIET_S, TOP_QUIET_S, Settling
+from tests.conftest import wait_for
 
 KNOWN = {"-n": "LINES", "-f": options.FLAG, "--svdir": "DIR", "--json": options.FLAG}
 
@@ -195,3 +197,12 @@ def test_standard_files_that_were_closed_are_handed_on() -> None:
         open_standard_files()
         os._exit(not all(os.get_inheritable(fd) and os.path.samestat(os.fstat(fd), os.stat(os.devnull)) for fd in (0, 1, 2)))
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_process_on_its_way_out_is_known() -> None:
+    """Also before anybody has waited for it."""
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        assert not process.is_exiting(child.pid)
+        child.kill()
+        wait_for(lambda: process.is_exiting(child.pid), "its end")
+    assert process.is_exiting(child.pid)
