@@ -30,10 +30,11 @@ def test_a_service_that_is_only_an_image(tree: Tree, image: Path) -> None:
     (tree.sv / "web/run").unlink()
     tree.wait_state("web", "ready", timeout_s=40)
     assert tree.detail("web")["jail"] == "web:1"
+    wait_for(lambda: "33 /web image service" in tree.log("web"), "its word")
     refused = tree.ljsv("image", "rm", "web:1", code=1)
     assert "in use" in refused.stderr and "sv/web" in refused.stderr, refused.stderr
     tree.ljsv("down", "web")
-    assert "hup" in tree.log("web") and "33 /web image service" in tree.log("web")
+    assert "hup" in tree.log("web")
     tree.ljsv("exit", "--all")
     tree.ljsv("remove", "web", "--yes", code=None)
     assert "deleted" in tree.ljsv("image", "rm", "web:1").stdout
