@@ -123,13 +123,15 @@ def _family(name: str, samples: list[str]) -> str:
 
 
 def _write(path: str, text: str) -> None:
-    """By rename: who reads it sees the old or the new."""
-    temporary = f"{path}.{os.getpid()}.new"
+    """By rename: who reads it sees the old or the new. Others may write in that directory, so the name is one that they cannot know."""
+    temporary = f"{path}.{os.urandom(8).hex()}.new"
+    is_made = False
     try:
-        with open(temporary, "w") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "w") as file:
+            is_made = True
             file.write(text)
         os.rename(temporary, path)
     except OSError as error:
-        if os.path.lexists(temporary):
+        if is_made:
             os.unlink(temporary)
         raise Fault.from_os("cannot write the metrics", error, path, hint=f"ls -ld {quote(os.path.dirname(path) or '.')}") from None

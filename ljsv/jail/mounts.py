@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from ljsv.jail.failure import STAGE_BIND
-from ljsv.jail.outside import NODES, UPPER, WORK
+from ljsv.jail.outside import NODES, UPPER, WORK, CloneTree
 from ljsv.jail.step import NOSUID_NODEV, PLAIN, READ_ONLY, Build, Step, attach, describe_attributes, open_target
 from ljsv.linux import descriptors, mount
 from ljsv.linux.mount import MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
@@ -23,6 +23,7 @@ EMPTY_FILE = "nothing"
 SERVE = b"U"  # what the builder says when it sends the FUSE descriptor
 FUSE_OPTIONS = {"rootmode": "40755", "user_id": "0", "group_id": "0", "allow_other": "", "default_permissions": ""}
 FUSE_MAX_READ = "131072"
+REPLACED_TRIES = 5
 
 
 class KeepProc(Step):
@@ -189,7 +190,11 @@ def _attach_in_scratch(build: Build, tree_fd: int, at: str) -> None:
 
 
 class Bind(Step):
-    """Put a tree that was brought in at `to`."""
+    """Put a tree that was brought in at `to`.
+
+    `may_be_replaced`: a file of /etc, in whose place useradd and others put another; the kernel
+    attaches none that has lost its name, so it is copied again. (Its ids are not mapped.)
+    """
 
     stage: ClassVar[str] = STAGE_BIND
     source: str
@@ -197,13 +202,22 @@ class Bind(Step):
     attributes: int
     is_directory: bool
     follow: bool = True
+    may_be_replaced: bool = False
 
     def describe(self) -> str:
         return f"bind {self.source} (recursive, {describe_attributes(self.attributes)}) at {self.to}"
 
     def execute(self, build: Build) -> None:
-        tree_fd = build.trees.pop(self.to)
-        attach(build, tree_fd, self.to, is_directory=self.is_directory, follow=self.follow, object_=f"{self.source} at {self.to}")
+        tries_left = REPLACED_TRIES if self.may_be_replaced else 1
+        while tries_left:
+            tries_left -= 1
+            try:
+                attach(build, build.trees.pop(self.to), self.to, is_directory=self.is_directory, follow=self.follow, object_=f"{self.source} at {self.to}")
+                return
+            except FileNotFoundError:
+                if not tries_left:
+                    raise
+            CloneTree(self.source, self.to, self.attributes).execute(build)
 
 
 class ShowDevice(Step):

@@ -122,7 +122,9 @@ def _scratch(facts: Facts, *directories: str) -> Step:
 
 def _shown(facts: Facts) -> list[Step]:
     """What the host's /etc is seen by."""
-    return [mounts.Bind(f"/etc/{name}", f"/etc/{name}", READ_ONLY, is_directory) for name, is_directory in facts.etc]
+    return [
+        mounts.Bind(f"/etc/{name}", f"/etc/{name}", READ_ONLY, is_directory, may_be_replaced=not is_directory) for name, is_directory in facts.etc
+    ]
 
 
 def _dev(facts: Facts) -> list[Step]:

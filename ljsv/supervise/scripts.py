@@ -41,14 +41,17 @@ class Scripts:
         self._pid = 0
         self._pidfd = self._channel_fd = -1
         self._done: Callable[[int, str], None] = _ignore
-        self._is_late = False
+        self._is_late = self._is_full = False
 
     def then(self, action: Callable[[], None]) -> None:
-        """Do it after what runs and waits; at once when nothing does."""
+        """Do it after what runs and waits; at once when nothing does. What a full queue cannot take is dropped, which is told once for each script."""
         if not self._pid and not self._queue:
             action()
         elif len(self._queue) < QUEUE_MAX:
             self._queue.append(action)
+        elif not self._is_full:
+            self._is_full = True
+            self._events.send("a script runs, and what waits for its end is too much: dropping what comes", "warning", waiting=QUEUE_MAX)
 
     def run(self, name: str, timeout_s: float, done: Callable[[int, str], None]) -> None:
         """`done` gets the exit code, or TIMED_OUT or NOT_RUN, and what there is to say about it."""
@@ -82,7 +85,7 @@ class Scripts:
         except (Fault, OSError) as error:
             done(NOT_RUN, str(error))
             return
-        self._done, self._is_late = done, False
+        self._done, self._is_late, self._is_full = done, False, False
         self._pidfd = os.pidfd_open(self._pid)
         self._loop.watch(self._pidfd, self._ended)
         self._loop.set_timer(self._timer, now() + timeout_s, self._late)

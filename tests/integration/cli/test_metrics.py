@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from ljsv.cli.metrics_verb import FAMILIES
@@ -61,4 +63,7 @@ def test_into_a_file_and_with_no_scanner(tree: Tree) -> None:
     assert found["ljsv_scanner_running", "", ""] == 0 and found["ljsv_service_state", "web", "unsupervised"] == 1
     done = tree.ljsv("metrics", "--to", "nowhere/ljsv.prom", code=111)
     assert "cannot write the metrics: nowhere/ljsv.prom: No such file or directory\nhint: ls -ld nowhere" in done.stderr
+    (tree.root / "folder").mkdir()
+    os.chown(tree.root / "folder", tree.uid, tree.uid)
+    assert "Is a directory" in tree.ljsv("metrics", "--to", "folder", code=111).stderr
     assert not list(tree.root.glob("*.new"))

@@ -84,6 +84,19 @@ def test_commands_are_obeyed_while_a_control_script_runs(scanning: Tree) -> None
     assert "run: HUP" not in scanning.log("web")
 
 
+def test_signals_that_wait_for_a_script_are_bounded_and_the_journal_says_so(scanning: Tree) -> None:
+    """64 wait; that there are more is told once, and the service is still told to end."""
+    scanning.add("web", speaker(), policy=AGAIN + '[scripts]\ncontrol = "1000s"\n', control__h=hangs("control/h"))
+    says(scanning, "web", "run: started")
+    write_control(scanning, "web", b"h")
+    says(scanning, "web", "control/h: hangs")
+    write_control(scanning, "web", b"1" * 80)
+    wait_for(lambda: "too much" in scanning.events(), "the journal to say so")
+    write_control(scanning, "web", b"d")
+    scanning.wait_state("web", "down")
+    assert scanning.events().count("too much") == 1
+
+
 def test_check_that_hangs_is_killed_and_tried_again(scanning: Tree) -> None:
     """After `scripts.check` it counts as not ready; once there is one that succeeds, the service is ready."""
     policy = AGAIN + '[ready]\nby = "check"\ntimeout = "1000s"\n[scripts]\ncheck = "200ms"\n'

@@ -316,3 +316,31 @@ def test_slots_that_nobody_holds_are_swept(scanning: Tree) -> None:
     shutil.rmtree(scanning.sv / "b", ignore_errors=True)
     wait_for(lambda: not stale.exists(), "the stale slot to go")
     assert held.exists()
+
+
+REPLACED = """
+import os, sys
+from ljsv.jail.mounts import Bind
+from ljsv.jail.outside import CloneTree
+from ljsv.jail.step import READ_ONLY, Build
+
+os.mkdir("root")
+open("source", "w").write("old")
+build = Build()
+build.root_fd = build.own["/"] = os.open("root", os.O_PATH | os.O_DIRECTORY)
+for may_be_replaced in (False, True):
+    CloneTree(os.path.abspath("source"), "/shown", READ_ONLY).execute(build)
+    open("new", "w").write("new")
+    os.rename("new", "source")
+    try:
+        Bind(os.path.abspath("source"), "/shown", READ_ONLY, is_directory=False, may_be_replaced=may_be_replaced).execute(build)
+        print(open("root/shown").read())
+    except FileNotFoundError:
+        print("not found")
+"""
+
+
+def test_file_of_etc_that_is_replaced_while_the_jail_is_built(tree: Tree) -> None:
+    """As useradd does with /etc/passwd: the kernel attaches no file that has lost its name, so the new one is taken."""
+    done = tree.run("unshare", "--user", "--map-root-user", "--mount", str(tree.programs / "python"), "-I", "-c", REPLACED)
+    assert done.stdout.split("\n") == ["not found", "new", ""], done.stderr
