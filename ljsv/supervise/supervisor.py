@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ljsv import status
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.jail import terminal
 from ljsv.jail.cgroup import NOT_ENFORCED, unenforced
 from ljsv.jail.limits import settings_of
@@ -571,8 +571,8 @@ class Supervisor:
             self._before_run_ended(end, fault)
         elif self.jail.script == FINISH and self.is_unsure and end is table.NOT_STARTED:
             self.feed(Event("finish missing"))
-        elif self.jail.script == FINISH and fault:
-            self._finish_failed(fault)
+        elif self.jail.script == FINISH and (fault or end is table.NOT_STARTED):
+            self._finish_failed(fault or Fault("cannot start", "./finish", "its jail was killed while it was built", hint="ljsv why " + quote(self.name), is_transient=True))
         elif self.jail.script == FINISH:
             if not end.is_success:
                 self.events.send("finish ended", "warning", end=end.describe())

@@ -149,6 +149,15 @@ def scanner_pid(tree: Tree) -> int:
 
 def find_nurseries(tree: Tree) -> list[int]:
     """The pids of those of a tree, an older one's where a scanner was killed."""
+    return [pid for pid in _called_nursery(tree) if _namespace(pid) == _namespace(os.getpid())]
+
+
+def find_builders(tree: Tree) -> list[int]:
+    """The pids of what builds a jail, which has its name from the nursery until it becomes the service."""
+    return [pid for pid in _called_nursery(tree) if _namespace(pid) != _namespace(os.getpid())]
+
+
+def _called_nursery(tree: Tree) -> list[int]:
     found = []
     for pid in tree.processes():
         with contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Tree, is_alive, wait_for
-from tests.integration.chaos.marked import FINISH, RUN, Marked, find_nurseries, kill, scanner_folder, scanner_pid, write_fifo
+from tests.integration.chaos.marked import FINISH, RUN, Marked, find_builders, find_nurseries, kill, scanner_folder, scanner_pid, write_fifo
 from tests.integration.chaos.strace import Traced, may_trace
 from tests.integration.chaos.test_every_moment import count, is_ready
 
@@ -190,7 +190,7 @@ def test_runtime_folder_removed_while_finish_is_built(scanning: Tree) -> None:
     service = Marked(scanning, "a", RUN, finish=FINISH, policy=AT_ONCE)
     pid = int(scanning.wait_state("a", "ready")["pid"])
     wait_for(lambda: count(service, "began"), "its traps")
-    first = next(int(line.split()[1]) for line in (scanning.supervise("a") / "jail").read_text().splitlines() if line.startswith("pid "))
+    first = jail_pid(service)
     with nursery_stopped(scanning):
         os.kill(pid, signal.SIGUSR1)
         wait_for(lambda: not is_alive(first) and is_exit_locked(service), "its finish script's jail to be ordered")
@@ -199,6 +199,40 @@ def test_runtime_folder_removed_while_finish_is_built(scanning: Tree) -> None:
     assert service.told() == ["run", "began", "finish 7 0", "run", "began"]
     assert_one_copy(service)
     assert scanning.detail("a")["restarts"] == "1"
+
+
+def test_builder_of_finish_is_killed(scanning: Tree) -> None:
+    """By the kernel, for want of memory, say: finish runs all the same, once."""
+    service = Marked(scanning, "a", RUN, finish=FINISH, policy=AT_ONCE)
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    wait_for(lambda: count(service, "began"), "its traps")
+    first, supervisor = jail_pid(service), scanning.supervisor_pid("a")
+    with nursery_stopped(scanning):
+        os.kill(pid, signal.SIGUSR1)
+        wait_for(lambda: not is_alive(first) and is_exit_locked(service), "its finish script's jail to be ordered")
+        kill(supervisor, signal.SIGSTOP)
+    try:
+        is_mapped_by_supervisor = scanning.uid == 0  # before it forks the builder
+        kill(wait_for(lambda: [pid for pid in find_builders(scanning) if inner_pid(pid) == (1 if is_mapped_by_supervisor else 2)], "the builder")[0])
+    finally:
+        kill(supervisor, signal.SIGCONT)
+    wait_for(lambda: count(service, "began") == 2, "it to run again")
+    assert service.told() == ["run", "began", "finish 7 0", "run", "began"]
+    assert_one_copy(service)
+
+
+def inner_pid(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next(int(line.split()[-1]) for line in text.splitlines() if line.startswith("NSpid:"))
+
+
+def jail_pid(service: Marked) -> int:
+    """Of pid 1 of its jail."""
+    lines = (service.tree.supervise(service.name) / "jail").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("pid "))
 
 
 def remove_runtime(service: Marked) -> None:
