@@ -368,7 +368,7 @@ class Scanner:
                     dirty.add(change.name)
                     (arrived.add if change.moved_in else arrived.discard)(change.name)
             elif change.watch in self.runtime_watches:
-                if change.name in RUNTIME_NAMES or change.name in self.by_name:
+                if change.name in RUNTIME_NAMES or change.name in self._folder_names():
                     self.loop.set_timer("runtime", now() + RUNTIME_QUIET_S, self._mend_runtime)
             else:
                 entry = self.watches.owner(change.watch)
@@ -457,6 +457,7 @@ class Scanner:
     def _rename(self, entry: Entry, name: str) -> None:
         if self.by_name.get(entry.name) is entry:
             del self.by_name[entry.name]
+        self._supervise_of(entry)  # it keeps its runtime folder
         entry.name = name
         self.by_name[name] = entry
         self._tell(entry, signal.SIGHUP)
@@ -846,6 +847,10 @@ class Scanner:
             entry.failures = 0
             self._respawn(entry)
         tell_subscribers(f"{self.places.scanner}/event", b"s")
+
+    def _folder_names(self) -> set[str]:
+        """What services' folders are called in the runtime directory: as they were named when they began."""
+        return {os.path.basename(entry.folder) or entry.name for entry in self.entries.values()}
 
     def _mend_runtime(self) -> None:
         """Somebody deleted something of the runtime directory: make ours again, and have every supervisor look at its own."""

@@ -133,6 +133,17 @@ def test_renamed_then_the_supervisor_is_killed(scanning: Tree) -> None:
     assert_one_copy(service)
 
 
+def test_renamed_then_its_runtime_folder_is_removed(scanning: Tree) -> None:
+    """The folder has the name of before; that it is gone is noticed all the same, and it is made again."""
+    service = Marked(scanning, "a", "sleep 1000")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    (scanning.sv / "a").rename(scanning.sv / "b")
+    service.name = "b"
+    wait_for(lambda: scanning.detail("b").get("directory", "").endswith("/b"), "the new name to be known")
+    remove_runtime(service)
+    assert scanning.pid("b") == pid and is_alive(pid)
+
+
 def test_crash_while_the_runtime_directory_is_gone(scanning: Tree) -> None:
     """Nothing waits for the directory to be made again: finish runs, the service is replaced, and one restart is counted."""
     service = Marked(scanning, "a", RUN, finish=FINISH, policy=AT_ONCE)
