@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -376,3 +378,29 @@ def test_scope_of_systemd(tree: Tree) -> None:
     wait_for(lambda: not value(scope, "cgroup.procs"), "the scope to be empty")
     scope.rmdir()
     shell.rmdir()
+
+
+@pytest.fixture
+def swap() -> Iterator[None]:
+    """A swap file of 128 MB."""
+    path = Path("/swapfile")
+    path.write_bytes(bytes(128 << 20))
+    path.chmod(0o600)
+    subprocess.run(["mkswap", path], check=True, capture_output=True)
+    subprocess.run(["swapon", path], check=True)
+    yield
+    subprocess.run(["swapoff", path], check=True)
+    path.unlink()
+
+
+@pytest.mark.usefixtures("swap")
+def test_swap_is_used_up_to_its_limit(limited: Tree) -> None:
+    """What is over memory goes there; what is over both is out of memory."""
+    hold = "exec python3 -c 'import time; held = bytes(range(256)) * 4096 * %d; print(\"held\", flush=True); time.sleep(1000)'"
+    limited.add("fits", hold % 48, limits='memory = "32M"\nswap = "64M"\n')
+    limited.add("over", hold % 120, limits='memory = "32M"\nswap = "16M"\n', policy=CRASHES)
+    wait_for(lambda: "held" in limited.log("fits"), "it to hold 48 MB", 60)
+    assert int(value(group_of(limited, "fits"), "memory.swap.current")) > 8 << 20
+    (fits,) = json.loads(limited.ljsv("status", "fits", "--json").stdout)
+    assert fits["swap_bytes"] > 8 << 20
+    assert "out of memory" in limited.wait_state("over", "backoff", "failed", timeout_s=60)["why"]
