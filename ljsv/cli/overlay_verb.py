@@ -9,6 +9,7 @@ from ljsv import status
 from ljsv.cli.confirm import confirm
 from ljsv.cli.context import Context
 from ljsv.cli.options import FLAG, Options, usage
+from ljsv.cli.show import print_columns
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 
 TYPE_CHECKING = False
@@ -47,9 +48,15 @@ def _take_last(options: Options, what: str) -> str:
     return options.operands.pop() if len(options.operands) == 2 else ""
 
 
-def _one(context: Context) -> str:
+def _open_one(options: Options) -> tuple[Context, str, Service, str]:
+    """The service that is named: its context, name, declaration, and the path of its overlay."""
+    context = Context(options.get("--svdir"), options)
     (name,) = context.names()
-    return name
+    return context, name, *_overlay_of(context, name)
+
+
+def _no_such_layer(name: str, word: str) -> Fault:
+    return Fault("there is no such layer", word, service=name, hint=f"ljsv overlay ls {name}", exit_code=EXIT_NOT_REACHED)
 
 
 def _require_rest(context: Context, name: str, action: str, path: str, hint: str) -> None:
@@ -83,12 +90,10 @@ def _snapshot(options: Options) -> int:
     label = _take_last(options, "a label")
     if len(label) > LABEL_MAX or not label.isprintable():
         raise usage(f"a label has at most {LABEL_MAX} printable characters")
-    context = Context(options.get("--svdir"), options)
-    name = _one(context)
-    _, path = _overlay_of(context, name)
+    context, name, _, path = _open_one(options)
     is_live = options.has("--live")
     if not is_live:
-        _require_rest(context, name, "copy", path, f"ljsv down {name}, or --live: each file as it is just then")
+        _require_rest(context, name, "copy", path, f"ljsv down {name}  # or --live: each file as it is just then")
     os.makedirs(path, mode=0o700, exist_ok=True)
     fd = -1 if is_live else overlay.hold(path)
     try:
@@ -106,9 +111,7 @@ def _list(options: Options) -> int:
     from ljsv.jail.layers import read_notes
     from ljsv.service.generations import read_generations
 
-    context = Context(options.get("--svdir"), options)
-    name = _one(context)
-    service, path = _overlay_of(context, name)
+    context, name, service, path = _open_one(options)
     found = read_generations(context.places.state_of(name))
     generations = {generation.layer: generation for generation in (found.find(found.current), *found.kept)}
     rows: list[dict[str, object]] = []
@@ -129,9 +132,7 @@ def _list(options: Options) -> int:
         made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(float(str(row["time"])))) if row["time"] else "-"
         mark = "*" if row["in_effect"] else ""
         table.append((f"{row['layer']}{mark}", made, "-" if row["copy_of"] is None else str(row["copy_of"]), str(row["why"]), str(row["image"] or "-")))
-    widths = [max(len(line[column]) for line in table) for column in range(5)]
-    for line in table:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    print_columns(table)
     return EXIT_OK
 
 
@@ -142,9 +143,7 @@ def _restore(options: Options) -> int:
     from ljsv.service.generations import read_generations
 
     word = _take_last(options, "a layer")
-    context = Context(options.get("--svdir"), options)
-    name = _one(context)
-    service, path = _overlay_of(context, name)
+    context, name, service, path = _open_one(options)
     found = read_generations(context.places.state_of(name))
     layer = _find_layer(name, path, word, service.layer)
     current = found.find(found.current)
@@ -165,7 +164,7 @@ def _find_layer(name: str, path: str, word: str, in_effect: int) -> int:
             raise Fault("there is no snapshot", path, "", service=name, hint=f"ljsv overlay ls {name}", exit_code=EXIT_NOT_REACHED)
         return snapshots[-1]
     if not word.isdecimal() or int(word) not in numbers:
-        raise Fault("there is no such layer", word, "", service=name, hint=f"ljsv overlay ls {name}", exit_code=EXIT_NOT_REACHED)
+        raise _no_such_layer(name, word)
     if int(word) == in_effect:
         raise Fault("cannot restore the layer that is in effect", word, "", service=name, hint=f"ljsv overlay ls {name}", exit_code=EXIT_NOT_REACHED)
     return int(word)
@@ -208,17 +207,14 @@ def _restore_at_rest(context: Context, name: str, service: Service, path: str, l
 
 def _diff(options: Options) -> int:
     from ljsv.jail.difference import find_differences
-
-    word = _take_last(options, "a layer")
-    context = Context(options.get("--svdir"), options)
-    name = _one(context)
-    service, path = _overlay_of(context, name)
     from ljsv.jail.layers import folder_of
 
+    word = _take_last(options, "a layer")
+    _, name, service, path = _open_one(options)
     layer = int(word) if word.isdecimal() else service.layer
     upper = f"{folder_of(path, layer)}/upper"
     if word and not (word.isdecimal() and os.path.isdir(upper)):
-        raise Fault("there is no such layer", word, "", service=name, hint=f"ljsv overlay ls {name}", exit_code=EXIT_NOT_REACHED)
+        raise _no_such_layer(name, word)
     found = find_differences(upper, service.base_path, is_image=bool(service.image_type)) if os.path.isdir(upper) else iter(())
     if options.has("--json"):
         import json

@@ -7,6 +7,10 @@ import time
 
 from ljsv.errors import Fault
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def boot_now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -68,6 +72,13 @@ def one_line(name: str, detail: dict[str, str]) -> str:
     if "paused" in detail:
         parts.append("paused")
     return ", ".join(part for part in parts if part)
+
+
+def print_columns(table: Sequence[Sequence[str]]) -> None:
+    """Rows of as many cells each, the head first: every column as wide as its widest cell, two spaces between."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def print_fault(fault: Fault, program: str = "ljsv") -> None:

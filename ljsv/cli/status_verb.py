@@ -12,7 +12,7 @@ import sys
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
-from ljsv.cli.show import age, age_of, next_try, not_ready, print_fault, printable
+from ljsv.cli.show import age, age_of, next_try, not_ready, print_columns, print_fault, printable
 from ljsv.cli.sizes import ENTRIES_MAX, OverlaySizes, memory_cell, size
 from ljsv.cli.table import UNSUPERVISED, Row, Screen, lay_out
 from ljsv.errors import EXIT_OK, EXIT_STATUS_NOT_UP
@@ -193,10 +193,7 @@ def print_fields(fields: tuple[str, ...], rows: list[dict[str, object]]) -> None
         for row in cells:
             print("\t".join(row))
         return
-    cells.insert(0, [field.upper() for field in fields])
-    widths = [max(len(row[column]) for row in cells) for column in range(len(fields))]
-    for row in cells:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_columns([[field.upper() for field in fields], *cells])
 
 
 def _cell(value: object) -> str:
