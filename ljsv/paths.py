@@ -121,7 +121,7 @@ def find_svdir(option: str, environ: dict[str, str], uid: int) -> tuple[str, str
     if refused:
         raise Fault("will not use the scan directory", "./sv", refused, hint=f"name it yourself: ljsv --svdir {quote(os.path.realpath('sv'))}")
     raise Fault(
-        "no scan directory", fallback, why, hint=f"mkdir -p {quote(fallback)}, or name one: --svdir DIR", exit_code=EXIT_NO_SERVICE
+        "no scan directory", fallback, why, hint=f"mkdir -p {quote(fallback)}  # or name one: --svdir DIR", exit_code=EXIT_NO_SERVICE
     )
 
 

@@ -167,7 +167,7 @@ def write_fifo(path: str, data: bytes) -> bool:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError as error:
-        raise Fault.from_os("cannot open", error, path, hint=f"it belongs to another user: ls -ld {quote(path)}") from None
+        raise Fault.from_os("cannot open", error, path, hint=f"ls -ld {quote(path)}  # it belongs to another user") from None
     except OSError:
         return False
     try:

@@ -37,7 +37,7 @@ def run(_verb: str, options: Options) -> int:
         _print(plan, root)
         return EXIT_OK
     if not is_user and os.geteuid():
-        raise Fault("cannot change how the machine starts", root or "/", f"you are uid {os.geteuid()}", hint="sudo ljsv enable-boot; or for yourself: ljsv enable-boot --user")
+        raise Fault("cannot change how the machine starts", root or "/", f"you are uid {os.geteuid()}", hint="sudo ljsv enable-boot  # or for yourself: ljsv enable-boot --user")
     if not root and not is_user:
         _check_command(command)
     for path in (svdir, *(file.path for file in plan.files), *(link.path for link in plan.links)):
@@ -91,7 +91,7 @@ def _check_inside(root: str, path: str) -> None:
     folder = os.path.realpath(os.path.dirname(root + path))
     inside = os.path.realpath(root or "/").rstrip("/")
     if not f"{folder}/".startswith(f"{inside}/"):
-        raise Fault("will not write outside of the root", root + path, f"it leads to {folder}", hint=f"make it a relative link: ls -l {quote(os.path.dirname(root + path))}")
+        raise Fault("will not write outside of the root", root + path, f"it leads to {folder}", hint=f"ls -l {quote(os.path.dirname(root + path))}  # make it a relative link")
 
 
 def _make_directory(path: str) -> None:
@@ -113,7 +113,7 @@ def _write(root: str, file: boot.File) -> str:
                 raise Fault("there is an older line of ours", path, "it differs", hint="take it out, and run ljsv enable-boot again")
             text = there + ("" if there.endswith("\n") or not there else "\n") + file.text
         elif there and boot.MARK not in there:
-            raise Fault("will not overwrite", path, "ljsv enable-boot has not made it", hint="move it away; or see what it would be: ljsv enable-boot --print")
+            raise Fault("will not overwrite", path, "ljsv enable-boot has not made it", hint="ljsv enable-boot --print  # shows what it would be; or move the file away")
         elif there == file.text:
             return f"unchanged: {path}"
         else:

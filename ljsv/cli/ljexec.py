@@ -279,7 +279,7 @@ def _require_directory(path: str) -> None:
     try:
         os.stat(f"{path}/.")
     except OSError as error:
-        raise Fault.from_os("cannot open the root", error, path, hint=f"ls -ld {quote(path)}; --image FILE is for images") from None
+        raise Fault.from_os("cannot open the root", error, path, hint=f"ls -ld {quote(path)}  # --image FILE is for images") from None
 
 
 def _bind(text: str) -> BindMount:

@@ -102,7 +102,7 @@ def _delete(context: Context, name: str, path: str, *, is_link: bool) -> bool:
             shutil.rmtree(gone, onerror=_unless_gone)
     except OSError as error:
         left = gone if os.path.lexists(gone) else path
-        raise Fault.from_os("cannot delete", error, hint=f"what is left: ls -ld {quote(left)} {quote(context.svdir)}") from None
+        raise Fault.from_os("cannot delete", error, hint=f"ls -ld {quote(left)} {quote(context.svdir)}  # what is left") from None
     return has_left
 
 

@@ -44,7 +44,7 @@ def _take_state(options: Options) -> str:
         return "ready"
     if len(options.operands) == 1 and not options.has("--all"):
         word = options.operands[0]
-        raise usage(f"which service is to be {word}?", hint=f"ljsv wait NAME {word}; for a service that is called {word}: ljsv wait {word} ready")
+        raise usage(f"which service is to be {word}?", hint=f"ljsv wait NAME {word}  # for a service that is called {word}: ljsv wait {word} ready")
     return options.operands.pop()
 
 

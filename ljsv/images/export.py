@@ -50,7 +50,7 @@ def export_tar(image: StoredImage, target: str, work: str) -> None:
 def export_oci(image: StoredImage, target: str, work: str) -> None:
     """An OCI layout at `target`, a directory that must not exist, and appears whole."""
     if os.path.lexists(target):
-        raise Fault("cannot export the image", target, "it is there already", hint=f"name a new directory, or: rm -r {quote(target)}")
+        raise Fault("cannot export the image", target, "it is there already", hint=f"ls -lA {quote(target)}  # delete it if nobody needs it, or name a new directory")
     manifest = read_manifest(image.path)
     layout = tempfile.mkdtemp(prefix="oci-", dir=work)
     os.makedirs(f"{layout}/blobs/sha256")

@@ -126,7 +126,7 @@ class _Builder:
         try:
             resolve(stage.base)
         except Fault as error:
-            raise fault(self.path, stage.line, f"FROM: {error.action}", stage.base, error.cause, "ljsv image build INPUT -t NAME, or import, makes one; nothing is fetched") from None
+            raise fault(self.path, stage.line, f"FROM: {error.action}", stage.base, error.cause, "ljsv image build INPUT -t NAME  # or import, makes one; nothing is fetched") from None
 
     def _check_network(self, needed: list[int]) -> None:
         for index in needed:

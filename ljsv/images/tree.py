@@ -362,7 +362,7 @@ def _open_below(top_fd: int, folder: str, path: str) -> int:
     try:
         return openat2(top_fd, folder, os.O_RDONLY | os.O_DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
     except OSError as error:
-        raise Fault.from_os("cannot read", error, f"{path}/{folder}", hint=f"ls -ld {quote(f'{path}/{folder}')}; as root everything can be read") from None
+        raise Fault.from_os("cannot read", error, f"{path}/{folder}", hint=f"ls -ld {quote(f'{path}/{folder}')}  # as root everything can be read") from None
 
 
 def _node_of(entry: os.stat_result, tree: Tree, owners: Owners, *, keeps_times: bool) -> Node:

@@ -99,7 +99,7 @@ def _maps_range(pid: int) -> bool:
         with open(f"/proc/{pid}/uid_map") as file:
             return sum(int(line.split()[2]) for line in file) > 1
     except OSError as error:
-        raise Fault.from_os("cannot look at the service", error, hint="has it just ended? ljsv status") from None
+        raise Fault.from_os("cannot look at the service", error, hint="ljsv status  # has it just ended?") from None
 
 
 def _parent(

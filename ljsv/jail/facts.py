@@ -295,11 +295,11 @@ def _find_nodes(spec: JailSpec, *, is_root: bool) -> tuple[tuple[str, int, int],
         try:
             entry = os.stat(path)
         except OSError as error:
-            fault = Fault.from_os("cannot show the device", error, path, hint=f"ls -l {quote(path)}; is its module loaded? it is named in {spec.origin}")
+            fault = Fault.from_os("cannot show the device", error, path, hint=f"ls -l {quote(path)}  # is its module loaded? it is named in {spec.origin}")
             fault.is_transient = True  # it may be plugged in later
             raise fault from None
         if not (stat.S_ISCHR(entry.st_mode) or stat.S_ISBLK(entry.st_mode)):
-            raise Fault("cannot show the device", path, "it is none", hint=f"ls -l {quote(path)}; a [[bind]] shows files and directories")
+            raise Fault("cannot show the device", path, "it is none", hint=f"ls -l {quote(path)}  # a [[bind]] shows files and directories")
         if not is_root:
             _check_access(spec, path, entry)
         nodes.append((path, stat.S_IFMT(entry.st_mode), entry.st_rdev))

@@ -16,6 +16,7 @@ import errno
 import os
 import time
 
+from ljsv.errors import quote
 from ljsv.frozen import Frozen
 from ljsv.jail.cgroup import LEAF, OTHERS, TREE_PREFIX, Missing, Survey, has_processes, is_inner, is_to_be_opened, without_leaf
 from ljsv.linux import cgroup
@@ -98,7 +99,7 @@ def _hand_on(controller: str, group: str) -> Missing | None:
     except OSError as error:
         hint = f"echo +{controller} > {group}/cgroup.subtree_control"
         if error.errno == errno.EBUSY:
-            return Missing(f"processes are in {group}, so it cannot hand {controller} on", f"cat {group}/cgroup.procs; move them into a group below it")
+            return Missing(f"processes are in {group}, so it cannot hand {controller} on", f"cat {quote(f'{group}/cgroup.procs')}  # move them into a group below it")
         return Missing(f"{group} does not hand {controller} on: {error.strerror}", hint if os.geteuid() == 0 else f"as root: {hint}")
     return None
 

@@ -162,12 +162,12 @@ class MakeOverlay(Step):
         entry = os.fstat(fd)
         if entry.st_uid != os.geteuid():
             raise Fault(
-                "cannot use the overlay", self.path, f"it belongs to uid {entry.st_uid}", hint=f"name another directory, or: chown {os.geteuid()} {quote(self.path)}"
+                "cannot use the overlay", self.path, f"it belongs to uid {entry.st_uid}", hint=f"ls -ld {quote(self.path)}  # name another directory, or give this one to uid {os.geteuid()}"
             )
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Fault("cannot use the overlay", self.path, "another jail uses it", hint=f"fuser -v {quote(self.path)}, or name another directory", is_transient=True) from None
+            raise Fault("cannot use the overlay", self.path, "another jail uses it", hint=f"fuser -v {quote(self.path)}  # or name another directory", is_transient=True) from None
         if entry.st_mode & 0o077:
             self._close(fd, stat.S_IMODE(entry.st_mode))
         mode = os.stat(self.like).st_mode & 0o7777 if self.like else 0o755

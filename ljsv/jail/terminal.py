@@ -67,7 +67,7 @@ def open_host(path: str, origin: str) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)  # a line without carrier is not waited for
     except OSError as error:
-        fault = Fault.from_os("cannot open the terminal", error, path, hint=f"ls -l {quote(path)}; it is named in {origin}")
+        fault = Fault.from_os("cannot open the terminal", error, path, hint=f"ls -l {quote(path)}  # it is named in {origin}")
         fault.is_transient = error.errno in GONE
         raise fault from None
     try:
@@ -75,7 +75,7 @@ def open_host(path: str, origin: str) -> int:
         os.set_blocking(fd, True)
     except termios.error as error:
         os.close(fd)
-        fault = Fault("cannot open the terminal", path, str(error.args[-1]), hint=f"ls -l {quote(path)}: is it a terminal? it is named in {origin}")
+        fault = Fault("cannot open the terminal", path, str(error.args[-1]), hint=f"ls -l {quote(path)}  # is it a terminal? it is named in {origin}")
         fault.is_transient = error.args[0] in GONE
         raise fault from None
     return fd
@@ -110,7 +110,7 @@ def take_over(root_fd: int, host_fd: int, path: str) -> int:
         fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
     except OSError as error:
         cause = "another session has it" if error.errno == errno.EPERM else error.strerror or str(error)
-        raise Fault("cannot take the terminal", path, cause, hint=f"fuser -v {quote(path)}; what has it must end first", is_transient=True) from None
+        raise Fault("cannot take the terminal", path, cause, hint=f"fuser -v {quote(path)}  # what has it must end first", is_transient=True) from None
     return fd
 
 

@@ -143,7 +143,7 @@ def read_generations(state: str) -> Generations:
         return _parse(json.loads(data))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         cause = f"{type(error).__name__}: {error}"
-        raise Fault("cannot read which image is deployed", path, cause, hint=f"mv {quote(path)} {quote(f'{path}.bad')} goes back to the service directory's own base") from None
+        raise Fault("cannot read which image is deployed", path, cause, hint=f"mv {quote(path)} {quote(f'{path}.bad')}  # goes back to the service directory's own base") from None
 
 
 def _parse(found: dict[str, Any]) -> Generations:

@@ -62,7 +62,7 @@ def check_image(path: str) -> str:
     if not kind:
         foreign = next((what for at, magic, what in _FOREIGN if head[at : at + len(magic)] == magic), "")
         cause = f"it is {foreign}" if foreign else "neither squashfs nor erofs"
-        raise Fault("cannot use the image", path, cause, hint="mksquashfs DIRECTORY IMAGE.squashfs makes one")
+        raise Fault("cannot use the image", path, cause, hint="mksquashfs DIRECTORY IMAGE.squashfs  # makes one")
     said = _size_said(head.ljust(HEAD_SIZE, b"\0"), kind)
     if (len(head) < HEAD_SIZE - 1 and kind == EROFS) or said > entry.st_size:
         raise Fault("cannot use the image", path, f"it is cut short: {said} bytes by its superblock, {entry.st_size} in the file", hint="copy it again")

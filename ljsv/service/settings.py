@@ -61,4 +61,4 @@ def parse_log_cap(text: str, where: str) -> int:
 
 def _check(size: int, where: str, found: str) -> None:
     if size < LOG_CAP_LEAST:
-        raise Fault(f"{where}: found {found}", "", f"allowed: {LOG_CAP_ALLOWED}", hint="df /var/log shows what there is")
+        raise Fault(f"{where}: found {found}", "", f"allowed: {LOG_CAP_ALLOWED}", hint="df /var/log  # shows what there is")

@@ -171,7 +171,7 @@ def resolve(text: str, *, environ: Mapping[str, str] | None = None, uid: int | N
     from difflib import get_close_matches
 
     close = get_close_matches(text, known, 1)
-    hint = f"did you mean {close[0]}?" if close else "ljsv image ls shows what there is; ljsv image build INPUT -t NAME makes one"
+    hint = f"did you mean {close[0]}?" if close else "ljsv image ls  # shows what there is; ljsv image build INPUT -t NAME makes one"
     raise Fault("no such image", text, f"not in {' or '.join(stores(environ, uid))}", hint=hint)
 
 

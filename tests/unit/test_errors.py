@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,11 @@ WITHOUT_HINT = {
     "cannot start: {self._directory()}/exit: {message}", "cannot list the image: {path}: its listing is larger than {LISTING_MAX} bytes",
     "cannot start: {the file}: {what the system says}", "{what}: {path}: {os.fsdecode(said)}",
 }
+
+COMMANDS = (
+    "apt-get", "cat", "chmod", "chown", "df", "dmesg", "du", "find", "findmnt", "fuser", "grep", "head", "ljexec", "ljsv", "ls", "lsattr", "loginctl",
+    "mkdir", "mksquashfs", "mv", "rm", "sort", "sudo", "sv", "tail", "ulimit", "unsquashfs", "wc",
+)
 
 
 def blocks() -> list[list[str]]:
@@ -33,12 +39,41 @@ def test_each_error_has_a_hint() -> None:
     assert bare == [], "give it a hint, or say in WITHOUT_HINT why there is nothing to do"
 
 
+def hints() -> list[str]:
+    return [line.strip().removeprefix("hint: ") for block in blocks() for line in block if line.strip().startswith("hint: ")]
+
+
+def commands_of(hint: str) -> list[list[str]]:
+    """The words of each command in it, as a shell reads them; what is in braces is one word."""
+    while hint != (hint := re.sub(r"\{[^{}]*\}", "X", hint)):
+        pass
+    lexer = shlex.shlex(re.split(r"(?:^| )#", hint)[0], posix=True, punctuation_chars=";|&")
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set(";|&"):
+            found.append([])
+        else:
+            found[-1].append(word)
+    return found
+
+
+def test_a_hint_that_begins_as_a_command_is_one() -> None:
+    """To the end of the line, when pasted: whatever else is to be said stands behind a #."""
+    prose = {"or", "is", "has", "makes", "shows", "goes", "allows", "takes"}
+    begin_as_commands = [part for hint in hints() for part in hint.split(" | ") if part.split(" ")[0] in COMMANDS]
+    assert begin_as_commands
+    for hint in begin_as_commands:
+        for words in commands_of(hint):
+            assert words and words[0] in {*COMMANDS, "X"}, hint
+            assert not prose & set(words) and not any(word.endswith((",", "?")) for word in words), hint
+
+
 def test_paths_in_commands_are_quoted() -> None:
     """A hint that is a command can be pasted, whatever spaces its paths have."""
-    commands = r"(?:^|[ :;|&])(?:cat|chmod|chown|df|du|find|findmnt|fuser|grep|ljexec|ljsv|ls|lsattr|mkdir|mv|rm|unsquashfs) "
+    commands = rf"(?:^|[ :;|&])(?:{'|'.join(COMMANDS)}) "
     path = r"\{[\w.]*(?:path|folder|directory|place|svdir|target|source|overlay|store)\}"
-    hints = [line.strip().removeprefix("hint: ") for block in blocks() for line in block if line.strip().startswith("hint: ")]
-    assert [hint for hint in hints if re.search(f"{commands}[^;|&]*{path}", re.sub(r"quote\([^)]*\)", "", hint))] == []
+    assert [hint for hint in hints() if re.search(f"{commands}[^;|&]*{path}", re.sub(r"quote\([^)]*\)", "", hint))] == []
 
 
 def test_errors_are_of_one_shape() -> None:

@@ -82,7 +82,7 @@ def _read(path: str, environ: Mapping[str, str]) -> tuple[Any, list[str]]:
     try:
         import yaml
     except ImportError:
-        raise Fault("cannot read a compose file", path, "PyYAML is not installed", hint="pip install 'ljsv[compose]', or sudo apt-get install python3-yaml") from None
+        raise Fault("cannot read a compose file", path, "PyYAML is not installed", hint="sudo apt-get install python3-yaml  # or pip install 'ljsv[compose]'") from None
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(FILE_MAX + 1)
