@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import textwrap
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.conftest import Tree, need, wait_for
 from tests.integration.ports import ask, free_port
-from tests.integration.roots import make_image
+from tests.integration.roots import make_image, small_root
 from tests.integration.store_kit import store_image
 
 CHECKOUT = Path(__file__).parents[3]
@@ -125,3 +126,28 @@ def test_a_template_of_ones_own(tree: Tree) -> None:
     assert "says hello, again and again" in said
     tree.ljsv("up", "hi")
     wait_for(lambda: tree.log("hi") == "hello world", "its word")
+
+
+def test_images(tree: Tree) -> None:
+    """What docs/images.md builds, from a root of busybox: into a file, into the store, from a Dockerfile; started, and moved to another image."""
+    need("busybox", "mksquashfs")
+    pytest.importorskip("dockerfile")
+    tree.open_fuse()
+    root, project = small_root(tree), tree.root / "project"
+    subprocess.run(["tar", "-C", str(root), "-czf", str(tree.root / "alpine-minirootfs.tar.gz"), "."], check=True)
+    shutil.move(root, tree.root / "rootdir")
+    project.mkdir()
+    dockerfile = 'ARG VERSION=1\nFROM web:1 AS release\nARG VERSION\nRUN echo $VERSION > /version\nCMD ["sleep", "1000"]\nFROM release\nRUN false\n'
+    (project / "Dockerfile").write_text(dockerfile.partition("FROM release\n")[0])
+    (project / "other.dockerfile").write_text("FROM scratch\nCOPY other.dockerfile /\n")
+    first, second = blocks("docs/images.md", "sh")
+    *builds, deploy = first.splitlines()
+    type_in(tree, "\n".join(builds))
+    assert tree.state("web") in {"up", "ready"} and "web:2" in tree.ljsv("status", "web", "-o", "jail").stdout
+    (project / "Dockerfile").write_text(dockerfile)
+    of_a_stage, of_another_file = second.splitlines()
+    type_in(tree, of_a_stage.replace("web:1", "web:3"))
+    type_in(tree, deploy)
+    assert tree.ljsv("enter", "web", "cat", "/version").stdout == "3\n"
+    type_in(tree, of_another_file)
+    assert "/other.dockerfile" in tree.ljsv("image", "inspect", "--files", "web:1").stdout
