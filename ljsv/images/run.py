@@ -104,7 +104,11 @@ class Runner:
         spec = self._spec(folder).replace(
             argv=command.argv, user=command.user, network=command.network, binds=binds, env=command.env, workdir=command.workdir, origin=command.origin,
         )
-        code = run_jail(spec)
+        try:
+            code = run_jail(spec)
+        except Fault as fault:
+            action = fault.action if fault.action.startswith(command.origin) else f"{command.origin}: RUN: {fault.action}"
+            raise Fault(action, fault.object, fault.cause, hint=fault.hint) from None
         if code:
             ended = f"killed by signal {code - 128}" if code > 128 else f"exit {code}"
             said = " ".join(command.argv).replace("\n", " ")[:200]

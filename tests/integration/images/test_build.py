@@ -337,6 +337,9 @@ def test_a_run_that_fails_or_wants_the_network(tree: Tree) -> None:
     stderr = build(tree, context, "-t", "web:1", code=111)
     assert "Dockerfile:2: RUN failed" in stderr and "exit 7" in stderr and "so far" in stderr
     assert " lo:" in stderr and "eth0:" not in stderr
+    for text, said in {"RUN true": "Dockerfile:2: RUN: cannot start: /bin/sh: No such file", "USER web\nRUN true": "Dockerfile:3: the jail has no user web"}.items():
+        (context / "Dockerfile").write_text(f"FROM scratch\n{text}\n")
+        assert said in build(tree, context, "-t", "web:1", code=111), text
     (context / "Dockerfile").write_text("FROM root:1\nRUN exit 3\n")
     assert "eth0:" not in build(tree, context, "-t", "web:1", code=111)
     (context / "Dockerfile").write_text("FROM root:1\nRUN cat /proc/net/dev >&2\n")
