@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Tree, need, wait_for
 from tests.integration.ports import ask, free_port
 from tests.integration.roots import make_image, small_root
-from tests.integration.store_kit import store_image
+from tests.integration.store_kit import store_image, use_store
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -133,6 +133,7 @@ def test_images(tree: Tree) -> None:
     need("busybox", "mksquashfs")
     pytest.importorskip("dockerfile")
     tree.open_fuse()
+    use_store(tree)
     root, project = small_root(tree), tree.root / "project"
     subprocess.run(["tar", "-C", str(root), "-czf", str(tree.root / "alpine-minirootfs.tar.gz"), "."], check=True)
     shutil.move(root, tree.root / "rootdir")
