@@ -77,6 +77,21 @@ def test_down_calls_it_off_and_another_waits_its_turn(tree: Tree) -> None:
     assert in_jail(tree, "cat", "/version") == "one"
 
 
+def test_of_several_at_once_one_is_done(tree: Tree) -> None:
+    """The others are refused: image, record and overlay are those of the one."""
+    images = ("two", "three", "four")
+    make_images(tree, one="good", **dict.fromkeys(images, "good"))
+    begin(tree)
+    commands = {name: tree.start("ljsv", "deploy", "web", "--image", f"{tree.root}/{name}.squashfs", "--settle", "3") for name in images}
+    said = {name: command.communicate(timeout=60)[0] for name, command in commands.items()}
+    done = [name for name, command in commands.items() if command.returncode == 0]
+    assert len(done) == 1, said
+    assert all("a deployment is under way" in said[name] for name in images if name not in done), said
+    assert in_jail(tree, "cat", "/version") == done[0]
+    assert tree.detail("web")["image"] == f"{done[0]}.squashfs"
+    assert in_jail(tree, "cat", "/told").split() == ["one", done[0]]
+
+
 @pytest.mark.parametrize("kind", ["good", "ends"])
 def test_a_service_that_is_down(tree: Tree, kind: str) -> None:
     """A good image starts it; a bad one leaves it down."""
