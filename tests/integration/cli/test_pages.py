@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,9 @@ def test_readme_first_five_minutes(tree: Tree) -> None:
     tree.ljsv("up", "web")
     for block in blocks("README.md", "sh", "The first five minutes"):
         for line in block.splitlines():
-            time.sleep(0.2)  # a reader is slower; a service that has just begun has written nothing yet
+            if line.startswith("ljsv logs "):  # a reader is slower: a service that has just begun has written nothing yet
+                name = line.split()[2]
+                wait_for(lambda name=name: tree.log(name), f"the first words of {name}")
             said = type_in(tree, line, **{"/tmp/clock": tree.root / "clock"})
             if line.startswith("ljsv why flaky"):
                 assert said.startswith("flaky: ") and "exit " in said
