@@ -103,7 +103,7 @@ def pin_images(name: str, state: str, found: Generations) -> None:
         return
     from ljsv.images.store import open_store
 
-    open_store().pin(f"deployments of {name} ({state})", tuple(pinned))
+    open_store().pin(f"deployments of {name} ({state})", tuple(pinned), state)
 
 
 def sweep_images(name: str, state: str, found: Generations) -> None:

@@ -49,7 +49,7 @@ __all__ = ["ROOT_STORE", "Store", "StoredImage", "Use", "open_store", "parse_nam
 
 LOCK, BUILD, PINS, CACHE = "lock", "build", "pins", "cache"
 CHUNK = 1 << 20
-PIN_MAX = 4096
+PIN_MAX = 16 << 10
 RUNTIME_MAX = 10_000
 
 
@@ -190,14 +190,18 @@ class Store:
                 yield Use(os.path.basename(path)[len(PREFIX) :].split(".")[0], f"service directory {directory}", is_running=False)
 
     def _pinned(self) -> Iterator[Use]:
-        for owner, digests in self.pins().items():
-            for digest in digests:
-                yield Use(digest, owner, is_running=False)
+        for name in os.listdir(f"{self.path}/{PINS}"):
+            if not name.startswith("."):
+                owner, digests, folder = self._read_pin(name)
+                if not _is_gone(folder):
+                    yield from (Use(digest, owner, is_running=False) for digest in digests)
 
     # ---- pins: images that somebody wants to find again, such as a deployment's way back
 
-    def pin(self, owner: str, digests: tuple[str, ...]) -> None:
-        """Keep these images for `owner` (any text of one line), in place of those it had pinned before; none: let go."""
+    def pin(self, owner: str, digests: tuple[str, ...], folder: str = "") -> None:
+        """Keep these images for `owner` (any text of one line), in place of those it had pinned before; none: let go. With a `folder`
+        (an absolute path) only until that is deleted.
+        """
         path = f"{self.path}/{PINS}/{hashlib.sha256(owner.encode()).hexdigest()[:32]}"
         with self._locked(fcntl.LOCK_SH):
             if not digests:
@@ -206,21 +210,18 @@ class Store:
                 return
             fd, temporary = tempfile.mkstemp(prefix=".new-", dir=os.path.dirname(path))
             try:
-                os.write(fd, "\n".join((owner, *digests, "")).encode())
+                os.write(fd, "\n".join((owner, *digests, folder, "")).encode())
                 os.fsync(fd)
             finally:
                 os.close(fd)
             os.rename(temporary, path)
 
-    def pins(self) -> dict[str, tuple[str, ...]]:
-        """Owners, and the digests that they have pinned."""
-        found = {}
-        for name in os.listdir(f"{self.path}/{PINS}"):
-            if not name.startswith("."):
-                with open(f"{self.path}/{PINS}/{name}") as file:
-                    owner, *digests = file.read(PIN_MAX).splitlines() or [""]
-                found[owner] = tuple(digests)
-        return found
+    def _read_pin(self, name: str) -> tuple[str, list[str], str]:
+        """(owner, digests, folder or "")."""
+        with open(f"{self.path}/{PINS}/{name}") as file:
+            owner, *lines = file.read(PIN_MAX).splitlines() or [""]
+        folder = next((line for line in lines if line.startswith("/")), "")
+        return owner, [line for line in lines if line and line != folder], folder
 
     # ---- going
 
@@ -271,7 +272,7 @@ class Store:
                     os.unlink(path)
             for folder in (NAMES, PINS):
                 for name in os.listdir(f"{self.path}/{folder}"):
-                    if name.startswith(".new-"):
+                    if name.startswith(".new-") or (folder == PINS and _is_gone(self._read_pin(name)[2])):
                         os.unlink(f"{self.path}/{folder}/{name}")
             for name in sorted(os.listdir(f"{self.path}/{CACHE}")):
                 path = f"{self.path}/{CACHE}/{name}"
@@ -347,6 +348,11 @@ def delete_tree(path: str) -> None:
         from ljsv.jail.overlay import delete
 
         delete(path)
+
+
+def _is_gone(folder: str) -> bool:
+    """Whether a state directory was deleted. Where that of all services is missing as well, its disk may only not be mounted."""
+    return bool(folder) and not os.path.lexists(folder) and os.path.isdir(os.path.dirname(os.path.dirname(folder)))
 
 
 def _is_free(path: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Tree, wait_for
 from tests.integration.generations.test_generations import NOTIFY, QUICK, begin, in_jail, make_images, record, state_of
-from tests.integration.store_kit import use_store
+from tests.integration.store_kit import own_store, use_store
 
 
 def test_an_image_of_the_store_is_pinned(tree: Tree) -> None:
@@ -39,6 +39,21 @@ def test_an_image_of_the_store_is_pinned(tree: Tree) -> None:
     lost.unlink()
     assert "the image is gone: web:two" in tree.ljsv("rollback", "web", "--to", "1", code=1).stderr
     assert tree.pid("web") == before
+
+
+def test_who_is_deleted_by_hand_keeps_no_image(tree: Tree) -> None:
+    """The way back is gone with the state directory, and nobody could let go of the image any more."""
+    use_store(tree)
+    make_images(tree, one="good", two="good")
+    begin(tree)
+    tree.ljsv("image", "import", f"{tree.root}/two.squashfs", "-t", "web:two")
+    tree.ljsv("deploy", "web", "--image", "web:two")
+    tree.ljsv("exit", "--all")
+    assert "deployments of web" in tree.ljsv("image", "rm", "web:two", code=1).stderr
+    shutil.rmtree(state_of(tree))
+    assert "deleted sha256:" in tree.ljsv("image", "rm", "web:two").stdout
+    tree.ljsv("image", "gc")
+    assert not list((own_store(tree) / "pins").iterdir())
 
 
 def test_what_is_refused(tree: Tree) -> None:
