@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ljsv import status
 from ljsv.cli.context import Context
@@ -109,10 +109,13 @@ def ensure_supervised(context: Context, name: str) -> None:
             context.send(name, "")
 
 
-def steer(context: Context, names: list[str], send: dict[str, str], verdict: Verdict, after: dict[str, set[str]] | None = None) -> int:
+def steer(
+    context: Context, names: list[str], send: dict[str, str], verdict: Verdict, after: dict[str, set[str]] | None = None, *,
+    begun: Collection[str] = (),
+) -> int:
     """Send each service its bytes, and wait until all are decided; the exit code.
 
-    `after`: what of `names` has to be decided before a service's turn comes.
+    `after`: what of `names` has to be decided before a service's turn comes. `begun`: who is about it already, and is only waited for.
     """
     if not names:
         print(f"ljsv: no services in {context.shown}", file=sys.stderr)
@@ -123,7 +126,7 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
     with Subscription() as subscription:
         for name in names:
             subscription.add(f"{context.supervise_of(name)}/event")
-            before[name] = context.detail(name).get("since", "")
+            before[name] = "" if name in begun else context.detail(name).get("since", "")
         unsent = list(names)
 
         def send_ready() -> None:
@@ -131,7 +134,7 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
                 if (after or {}).get(name, set()) <= decided.keys():
                     unsent.remove(name)
                     try:
-                        context.send(name, send[name])
+                        context.send(name, "" if name in begun else send[name])
                     except Fault as fault:
                         failures.append(fault)
                         decided[name] = MISSED
@@ -186,14 +189,17 @@ def start(context: Context, byte: str) -> int:
     names = with_needs(context, asked)
     for name in names:
         check_files(context, name)
+    fresh = [name for name in names if not context.is_supervised(name)]
     ensure_scanner(context)
     for name in names:
         ensure_supervised(context, name)
+    # what starts by itself is not started twice: a job may be done by now
+    begun = {name for name in fresh if byte == "u" and context.detail(name).get("want") == "up"}
     also = [name for name in names if name not in asked and context.detail(name).get("state") != status.READY]
     if also:
         print(f"ljsv: also starting what they need: {' '.join(also)}", file=sys.stderr)
     names = [*also, *asked]
-    return steer(context, names, dict.fromkeys(names, byte) | dict.fromkeys(also, "u"), is_up)
+    return steer(context, names, dict.fromkeys(names, byte) | dict.fromkeys(also, "u"), is_up, begun=begun)
 
 
 def with_needs(context: Context, names: list[str]) -> list[str]:
