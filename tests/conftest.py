@@ -42,6 +42,18 @@ def pytest_configure() -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+_os_kill = os.kill
+
+
+def _kill(pid: int, number: int) -> None:
+    """os.kill, but for pid 0: that is everybody who runs the tests, and what a supervisor that is not there yet is called."""
+    assert pid != 0, "a signal to pid 0: what it was meant for does not run"
+    _os_kill(pid, number)
+
+
+os.kill = _kill
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="random stories run for 10 minutes instead of seconds, and every moment is tried instead of a sample")
 

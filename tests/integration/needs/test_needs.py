@@ -23,6 +23,7 @@ def test_waits_visibly_then_starts(scanning: Tree) -> None:
     scanning.add("db", LATE, policy=BY_FD)
     scanning.add("web", policy='needs = ["db"]\n')
     wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    scanning.wait_state("db", "up")
     assert scanning.state("web") == "down"
     assert "waiting for db" in scanning.ljsv("status").stdout
     assert scanning.run("sv", "status", str(scanning.root / "sv" / "web")).stdout.startswith("down: ")
@@ -87,11 +88,13 @@ def test_waiting_survives_kill(scanning: Tree) -> None:
     scanning.add("db", LATE, policy=BY_FD)
     scanning.add("web", policy='needs = ["db"]\n')
     wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    scanning.wait_state("db", "up")
     for name in ("web", "db"):
         old = scanning.supervisor_pid(name)
         os.kill(old, signal.SIGKILL)
         wait_for(lambda name=name, old=old: scanning.supervisor_pid(name) not in {0, old}, "the next supervisor")
     wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait again")
+    scanning.wait_state("db", "up")
     scanning.ljsv("enter", "db", "touch", "/run/go")
     scanning.wait_state("web", "ready")
 
@@ -103,6 +106,7 @@ def test_waiting_can_be_ended(scanning: Tree) -> None:
     wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
     scanning.ljsv("down", "web")
     assert "waiting" not in scanning.detail("web")
+    scanning.wait_state("db", "up")
     scanning.ljsv("enter", "db", "touch", "/run/go")
     scanning.wait_state("db", "ready")
     assert scanning.state("web") == "down"
