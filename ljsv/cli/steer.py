@@ -189,11 +189,11 @@ def start(context: Context, byte: str) -> int:
     names = with_needs(context, asked)
     for name in names:
         check_files(context, name)
-    fresh = [name for name in names if not context.is_supervised(name)]
+    fresh = [name for name in names if not context.detail(name)]
     ensure_scanner(context)
     for name in names:
         ensure_supervised(context, name)
-    # what starts by itself is not started twice: a job may be done by now
+    # What is new and starts by itself is not started twice: a job may be done by now. What was there before may still show what it was.
     begun = {name for name in fresh if byte == "u" and context.detail(name).get("want") == "up"}
     also = [name for name in names if name not in asked and context.detail(name).get("state") != status.READY]
     if also:
