@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from select import POLLIN, poll
 
 from ljsv.linux.libc import LIBC, SYS_CLONE3, SYS_CLOSE_RANGE, SYS_KEYCTL, check, define
 
@@ -136,6 +137,13 @@ def read_start_time(pid: int) -> int:
     """
     fields = _read_stat(pid)
     return int(fields[19]) if fields else 0
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process, of whomever it is a child, has ended."""
+    poller = poll()
+    poller.register(pidfd, POLLIN)
+    return bool(poller.poll(0))
 
 
 def is_exiting(pid: int) -> bool:

@@ -220,7 +220,7 @@ def test_builder_of_finish_is_killed(scanning: Tree) -> None:
     first, supervisor = jail_pid(service), scanning.supervisor_pid("a")
     with nursery_stopped(scanning):
         os.kill(pid, signal.SIGUSR1)
-        wait_for(lambda: not is_alive(first) and is_exit_locked(service), "its finish script's jail to be ordered")
+        wait_for(lambda: not is_alive(first) and is_exit_locked(service) and is_awaiting_answer(supervisor), "its finish script's jail to be ordered")
         kill(supervisor, signal.SIGSTOP)
     try:
         is_mapped_by_supervisor = scanning.uid == 0  # before it forks the builder
@@ -230,6 +230,11 @@ def test_builder_of_finish_is_killed(scanning: Tree) -> None:
     wait_for(lambda: count(service, "began") == 2, "it to run again")
     assert service.told() == ["run", "began", "finish 7 0", "run", "began"]
     assert_one_copy(service)
+
+
+def is_awaiting_answer(supervisor: int) -> bool:
+    """It polls: its order is sent. Its loop waits otherwise (epoll)."""
+    return Path(f"/proc/{supervisor}/wchan").read_text().startswith(("poll_", "do_sys_poll"))
 
 
 def inner_pid(pid: int) -> int:
