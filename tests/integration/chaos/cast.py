@@ -16,7 +16,7 @@ SMALL_LOG = '[log]\nmax_size = "8K"\nkeep = 1000\n'
 QUICKLY = '[restart]\nstable_after = "0s"\ndelay = "50ms"\nmax_delay = "200ms"\n[stop]\ntimeout = "300ms"\n'
 WRITE = 'trap \'echo "last $i" >>/mark/told; exit 0\' TERM\ni=1\nwhile :; do echo "line $i"; i=$((i + 1)); [ $((i % 20)) = 0 ] && sleep 0.05; done'
 CHATTER = (
-    "read -r run </mark/runs; run=$((run + 1)); echo $run >/mark/runs\necho run >>/mark/told\n"
+    "echo run >>/mark/told\nrun=$(grep -cx run /mark/told)\n"  # appended: a kill at any moment leaves nothing half written
     'trap \'echo "last $run $i" >>/mark/told; exit 0\' TERM\n'
     'i=1\nwhile :; do echo "$run $i"; i=$((i + 1)); [ $((i % 20)) = 0 ] && sleep 0.05; done'
 )
@@ -43,9 +43,6 @@ def bring(tree: Tree) -> dict[str, Marked]:
     for name, (run, finish, policy) in RUNS.items():
         files = {"policy": policy} | ({"finish": finish} if finish else {})
         (tree.root / "marks" / name).mkdir(parents=True)
-        runs = tree.root / "marks" / name / "runs"
-        runs.write_text("0\n")
-        runs.chmod(0o666)
         cast[name] = Marked(tree, name, GUARD + run, **files)
     return cast
 
