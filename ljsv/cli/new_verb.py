@@ -7,6 +7,7 @@ import shutil
 
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
+from ljsv.cli.show import print_columns
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.paths import is_service_name
 
@@ -64,10 +65,7 @@ def _print_templates(options: Options, names: list[str]) -> int:
 
         print(json.dumps({name: asdict(template) for name, template in rows}, indent=2))
         return EXIT_OK
-    width = max([8, *(len(name) for name, _ in rows)])
-    print(f"{'TEMPLATE':{width}}  SUMMARY")
-    for name, template in rows:
-        print(f"{name:{width}}  {template.summary}")
+    print_columns([("TEMPLATE", "SUMMARY"), *((name, template.summary) for name, template in rows)])
     return EXIT_OK
 
 

@@ -208,9 +208,7 @@ class Bind(Step):
         return f"bind {self.source} (recursive, {describe_attributes(self.attributes)}) at {self.to}"
 
     def execute(self, build: Build) -> None:
-        tries_left = REPLACED_TRIES if self.may_be_replaced else 1
-        while tries_left:
-            tries_left -= 1
+        for tries_left in reversed(range(REPLACED_TRIES if self.may_be_replaced else 1)):
             try:
                 attach(build, build.trees.pop(self.to), self.to, is_directory=self.is_directory, follow=self.follow, object_=f"{self.source} at {self.to}")
                 return

@@ -9,8 +9,6 @@ from ljsv.cli.takeover.draft import Draft
 from ljsv.errors import Fault
 from ljsv.service.template import Template, choose, find_template, list_templates, put, read_template, render
 
-NEEDS = "needs"
-
 
 def draft_template(template: str, name: str, folder: str, settings: list[str]) -> Draft:
     """The files of a template with its settings, `K=V` each, and what its root has to have."""
@@ -28,7 +26,7 @@ def draft_template(template: str, name: str, folder: str, settings: list[str]) -
         draft.files[path] = (data, 0o755 if data.startswith(b"#!") else 0o644)
     root = values.get("root", "host")
     if declared.packages:
-        draft.say(NEEDS, f"{'on this machine' if root == 'host' else f'in {root}'}: {' '.join(declared.packages)}")
+        draft.say("needs", f"{'on this machine' if root == 'host' else f'in {root}'}: {' '.join(declared.packages)}")
     if _is_missing(root):
         draft.say("hint", make_root(root, declared.packages))
     return draft

@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import time
 import urllib.request
 from pathlib import Path
 
 from tests.conftest import Tree, is_alive, need, wait_for
+from tests.integration.ports import free_port
 
 CHECKOUT = Path(__file__).parents[3]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def take_web(tree: Tree) -> int:
