@@ -45,8 +45,13 @@ class Context:
 
     def all_names(self) -> list[str]:
         """Every service directory here, sorted; symlinks to directories count."""
+        return self.look_around()[0]
+
+    def look_around(self) -> tuple[list[str], list[Fault]]:
+        """The same, and what there is to say of each directory here that no scanner looks at for its name."""
         with os.scandir(self.svdir) as listing:
-            return sorted(item.name for item in listing if is_service_name(item.name) and item.is_dir())
+            names = sorted(item.name for item in listing if item.name[0] != "." and item.is_dir())
+        return [name for name in names if is_service_name(name)], [self.misnamed(name) for name in names if not is_service_name(name)]
 
     def names(self) -> list[str]:
         """The services that were named, or all with --all. Fault for one that is not there."""
@@ -81,12 +86,6 @@ class Context:
         cause = "a service's name has at most 64 printable bytes, no space, and no dot at its beginning"
         path = f"{self.shown}/{name}"
         return Fault("not a service's name", path, cause, hint=f"mv {quote(path)} {quote(f'{self.shown}/web')}  # or another name", exit_code=EXIT_NO_SERVICE)
-
-    def find_misnamed(self) -> list[Fault]:
-        """Of each directory that looks as if it were meant to be a service."""
-        with os.scandir(self.svdir) as listing:
-            names = sorted(item.name for item in listing if item.name[0] != "." and not is_service_name(item.name) and item.is_dir())
-        return [self.misnamed(name) for name in names]
 
     def supervise_of(self, name: str) -> str:
         return f"{self.svdir}/{name}/supervise"

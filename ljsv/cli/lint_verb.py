@@ -74,11 +74,11 @@ def _subjects(options: Options) -> Iterator[Subject]:
         return
     options.operands = [operand for operand in options.operands if operand not in paths]
     context = Context(options.get("--svdir"), options)
-    names = context.names() if options.operands else context.all_names()
+    names, misnamed = (context.names(), []) if options.operands else context.look_around()
     siblings = Siblings(context.svdir)
     for name in names:
         yield Subject(name, f"{context.svdir}/{name}", context.places, siblings, is_at_home=True)
-    for fault in [] if options.operands else context.find_misnamed():
+    for fault in misnamed:
         print_fault(fault)
 
 

@@ -24,7 +24,7 @@ KEPT = ("since", "log", "end", "end_text", "run_time", "why", "needs", "restarts
 def run(_verb: str, options: Options) -> int:
     fields = _wanted_fields(options)
     context = Context(options.get("--svdir"), options)
-    names = context.names() if options.operands else context.all_names()
+    names, misnamed = (context.names(), []) if options.operands else context.look_around()
     problems = context.problems()
     details = {name: read(context, name, problems) for name in names}
     is_quiet = options.has("-q") or options.has("--quiet")
@@ -50,7 +50,7 @@ def run(_verb: str, options: Options) -> int:
         print_one(context, names[0], details[names[0]])
     else:
         print_table(context, details)
-        for fault in context.find_misnamed():
+        for fault in misnamed:
             print_fault(fault)
     if not options.operands and not is_quiet:
         return EXIT_OK

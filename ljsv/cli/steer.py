@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from ljsv import status
 from ljsv.cli.context import Context
@@ -109,13 +109,10 @@ def ensure_supervised(context: Context, name: str) -> None:
             context.send(name, "")
 
 
-def steer(
-    context: Context, names: list[str], send: dict[str, str], verdict: Verdict, after: dict[str, set[str]] | None = None, *,
-    begun: Collection[str] = (),
-) -> int:
+def steer(context: Context, names: list[str], send: dict[str, str], verdict: Verdict, after: dict[str, set[str]] | None = None) -> int:
     """Send each service its bytes, and wait until all are decided; the exit code.
 
-    `after`: what of `names` has to be decided before a service's turn comes. `begun`: who is about it already, and is only waited for.
+    `after`: what of `names` has to be decided before a service's turn comes. Who is sent nothing is about it already: all that it has done counts.
     """
     if not names:
         print(f"ljsv: no services in {context.shown}", file=sys.stderr)
@@ -126,7 +123,7 @@ def steer(
     with Subscription() as subscription:
         for name in names:
             subscription.add(f"{context.supervise_of(name)}/event")
-            before[name] = "" if name in begun else context.detail(name).get("since", "")
+            before[name] = context.detail(name).get("since", "") if send[name] else ""
         unsent = list(names)
 
         def send_ready() -> None:
@@ -134,7 +131,7 @@ def steer(
                 if (after or {}).get(name, set()) <= decided.keys():
                     unsent.remove(name)
                     try:
-                        context.send(name, "" if name in begun else send[name])
+                        context.send(name, send[name])
                     except Fault as fault:
                         failures.append(fault)
                         decided[name] = MISSED
@@ -194,12 +191,12 @@ def start(context: Context, byte: str) -> int:
     for name in names:
         ensure_supervised(context, name)
     # What is new and starts by itself is not started twice: a job may be done by now. What was there before may still show what it was.
-    begun = {name for name in fresh if byte == "u" and context.detail(name).get("want") == "up"}
+    begun = [name for name in fresh if byte == "u" and context.detail(name).get("want") == "up"]
     also = [name for name in names if name not in asked and context.detail(name).get("state") != status.READY]
     if also:
         print(f"ljsv: also starting what they need: {' '.join(also)}", file=sys.stderr)
     names = [*also, *asked]
-    return steer(context, names, dict.fromkeys(names, byte) | dict.fromkeys(also, "u"), is_up, begun=begun)
+    return steer(context, names, dict.fromkeys(names, byte) | dict.fromkeys(also, "u") | dict.fromkeys(begun, ""), is_up)
 
 
 def with_needs(context: Context, names: list[str]) -> list[str]:
