@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Tree, wait_for
+from tests.integration.chaos.strace import Traced
 from tests.integration.roots import small_root
 from tests.integration.terminals import Terminal
 
@@ -153,6 +154,22 @@ def test_a_job_in_the_background_takes_nothing_that_is_typed(tree: Tree) -> None
         begin = len(terminal.shown)
         terminal.type("kill %1\n")
         terminal.wait_for("Exit 143", since=begin)
+        terminal.type("exit\n")
+        terminal.end()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="strace of a process that is not dumpable: needs root")
+def test_kill_ends_a_stopped_job_that_would_stop_again_first(tree: Tree) -> None:
+    """The session's leader is made slow where it has continued the program: the program stops once more before it is looked at."""
+    with Terminal(tree, "bash", "--norc", "-i") as terminal:
+        terminal.wait_for("OUTER>")
+        terminal.ask("set -b; ljexec -- cat > /dev/null &", "Stopped")
+        (leader,) = [pid for pid in tree.processes() if Path(f"/proc/{pid}/comm").read_text() == "ljsv session\n"]
+        traced = Traced(tree, leader, "leader", at=1, calls="kill", action="delay_exit=200000")
+        begin = len(terminal.shown)
+        terminal.type("kill %1\n")
+        terminal.wait_for("Exit 143", since=begin)
+        traced.close()
         terminal.type("exit\n")
         terminal.end()
 
