@@ -291,9 +291,9 @@ def _catch_signals() -> None:
     signal.signal(signal.SIGHUP, _interrupted)
 
 
-def _interrupted(_number: int, _frame: object) -> None:
-    """As Ctrl-C does: what is half made is cleared away on the way out."""
-    raise KeyboardInterrupt
+def _interrupted(number: int, _frame: object) -> None:
+    """As Ctrl-C does, with an exit code of its own: what is half made is cleared away on the way out."""
+    raise KeyboardInterrupt(128 + number)
 
 
 def _choice(options: Options, name: str, allowed: tuple[str, ...]) -> None:

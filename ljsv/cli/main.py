@@ -86,8 +86,8 @@ def main() -> int:
             raise
         print_fault(fault)
         return fault.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return int(interrupt.args[0]) if interrupt.args else EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_OK

@@ -94,10 +94,28 @@ def parse_dockerfile(text: str, path: str, given: dict[str, str]) -> Dockerfile:
     try:
         commands = dockerfile.parse_string(text)
     except dockerfile.GoParseError as error:
-        found = re.search(r"line (\d+)", str(error))
-        raise Fault(f"{path}:{found[1] if found else '?'}: not a Dockerfile", "", str(error).splitlines()[0], hint=f"correct {path}") from None
+        raise fault(path, _line_of(error, text), "not a Dockerfile", "", str(error).splitlines()[0]) from None
     instructions = [_instruction(command, path) for command in commands]
     return _stages(instructions, path, given, _escape_of(text))
+
+
+def _line_of(error: Exception, text: str) -> int:
+    """Where the parser stumbles: it says so of some errors only, and of the rest finds nothing wrong with the lines before that one."""
+    import dockerfile
+
+    found = re.search(r"line (\d+)", str(error))
+    if found:
+        return int(found[1])
+    lines = text.splitlines(keepends=True)
+    good, bad = 0, len(lines)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            dockerfile.parse_string("".join(lines[:middle]))
+            good = middle
+        except dockerfile.GoParseError as other:
+            good, bad = (good, middle) if str(other) == str(error) else (middle, bad)
+    return bad
 
 
 def _escape_of(text: str) -> str:

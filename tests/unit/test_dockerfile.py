@@ -24,6 +24,7 @@ REFUSED = {
     "FROM scratch\nENV A=${B/x/y}\n": "Dockerfile:2: ENV",
     "RUN x\n": "Dockerfile:1: RUN before FROM",
     "FROM scratch\nRUN <<EOF\nx\n": "not a Dockerfile: unterminated heredoc",
+    "FROM scratch\nRUN a \\\n b\nENV A\nRUN c\nENV B=1\n": ":4: not a Dockerfile: ENV must have two arguments",
     "FROM scratch AS a\nFROM scratch AS a\n": "Dockerfile:2: two stages of one name: a",
     "ARG A\n": "there is no FROM",
     "ARG A=${B:?say}\nFROM scratch\n": "Dockerfile:1: ARG: A=${B:?say}: B: say",

@@ -359,7 +359,7 @@ def test_ended_in_the_middle(tree: Tree, number: int) -> None:
     pids = {pid for pid in Path("/proc").iterdir() if pid.name.isdigit() and _command(pid) == b"sleep\x004242\x00"}
     assert pids
     os.kill(started.pid, number)
-    assert started.wait() == (130 if number != signal.SIGKILL else -9)
+    assert started.wait() == (128 + number if number != signal.SIGKILL else -9)
     wait_for(lambda: not any(_command(pid) == b"sleep\x004242\x00" for pid in pids), "the jail to end")
     if number == signal.SIGKILL:
         assert leftovers(tree)
