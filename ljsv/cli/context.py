@@ -6,6 +6,7 @@ import os
 
 from ljsv import status
 from ljsv.cli.options import Options, usage
+from ljsv.cli.show import given_svdir
 from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_SUPERVISED, Fault, quote
 from ljsv.paths import Places, find_svdir, is_service_name
 
@@ -25,6 +26,8 @@ class Context:
         uid = os.geteuid()
         environ = dict(os.environ)
         words = [split_word(word) for word in options.operands]
+        given = svdir or (words[0][0] if words else "")
+        given_svdir[:] = [given] if given else []
         if words and words[0][0] and not svdir:
             svdir = os.path.abspath(words[0][0])
         options.operands = [name for _, name in words]

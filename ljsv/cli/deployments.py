@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from ljsv import status
 from ljsv.cli.options import usage
-from ljsv.cli.show import one_line, printable
+from ljsv.cli.show import one_line, print_hint, printable
 from ljsv.cli.steer import ensure_scanner, ensure_supervised
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
@@ -194,7 +194,7 @@ def _tell(context: Context, name: str, number: int, *, is_over: bool, wait_s: fl
     detail = context.detail(name)
     if not is_over:
         print(f"timeout: {one_line(name, detail)}: the deployment goes on, after {wait_s:g}s", flush=True)
-        print(f"hint: ljsv status {name}; wait longer with -w SECONDS", file=sys.stderr)
+        print_hint(f"ljsv status {name}; wait longer with -w SECONDS")
         return EXIT_NOT_REACHED
     with record.locked(state):
         sweep_images(name, state, read_generations(state))
@@ -211,5 +211,5 @@ def _tell(context: Context, name: str, number: int, *, is_over: bool, wait_s: fl
 
     for line in last_lines(detail.get("log", ""), LOG_TAIL_LINES):
         print(f"  log: {printable(line)}", file=sys.stderr)
-    print(f"hint: ljsv why {name}", file=sys.stderr)
+    print_hint(f"ljsv why {name}")
     return EXIT_NOT_REACHED

@@ -15,7 +15,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options
-from ljsv.cli.show import print_fault
+from ljsv.cli.show import pasteable, print_fault
 from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.paths import Places, find_svdir, is_service_name
 
@@ -55,7 +55,7 @@ def _print(subject: Subject, findings: list[Finding]) -> None:
             if finding.level == level:
                 print(f"{word}  {subject.name}: {finding.text}")
                 if finding.hint:
-                    print(f"      hint: {finding.hint}")
+                    print(f"      hint: {pasteable(finding.hint)}")
 
 
 def _as_json(subject: Subject, findings: list[Finding]) -> dict[str, object]:

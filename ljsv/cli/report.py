@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.fields import notes_of
-from ljsv.cli.show import age, age_of, next_try, one_line, printable
+from ljsv.cli.show import age, age_of, next_try, one_line, pasteable, printable
 from ljsv.cli.sizes import OverlaySizes, read_rss, size
 from ljsv.jail.cgroup import NOT_ENFORCED, service_use, unenforced
 
@@ -37,7 +37,7 @@ def print_one(context: Context, name: str, detail: dict[str, str]) -> None:
 def lines_of(context: Context, name: str, detail: dict[str, str]) -> list[tuple[str, str]]:
     """(what, its value), in order; a "what" that is empty goes on with the one before."""
     lines = [("state", one_line(name, detail).partition(": ")[2])]
-    lines += [(key, detail[key]) for key in ("problem", "fault", "hint", "log_fault") if key in detail]
+    lines += [(key, pasteable(detail[key]) if key == "hint" else detail[key]) for key in ("problem", "fault", "hint", "log_fault") if key in detail]
     lines += [("status", printable(detail["status_text"]))] if "status_text" in detail else []
     lines += [("next", next_try(detail))] if next_try(detail) else []
     lines += [("restarts", detail["restarts"])] if "restarts" in detail else []

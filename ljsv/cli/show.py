@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,4 +85,22 @@ def print_fault(fault: Fault, program: str = "ljsv") -> None:
     """`ljsv: service: action: object: cause`, then the hint. On standard error."""
     print(f"{program}: {fault}", file=sys.stderr)
     if fault.hint:
-        print(f"hint: {fault.hint}", file=sys.stderr)
+        print_hint(fault.hint)
+
+
+def print_hint(hint: str) -> None:
+    """What mends it, on standard error."""
+    print(f"hint: {pasteable(hint)}", file=sys.stderr)
+
+
+given_svdir: list[str] = []  # the scan directory that was named, by --svdir or in front of a service's name
+
+
+def pasteable(hint: str) -> str:
+    """The hint, whose every `ljsv` is about the scan directory that this one is about."""
+    if not given_svdir or "--svdir" in hint:
+        return hint
+    import re
+
+    where = f"ljsv --svdir {quote(given_svdir[0])} "
+    return re.sub(r"(?<![-\w/.])ljsv (?=[a-z])", lambda _: where, hint)

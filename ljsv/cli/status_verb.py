@@ -12,7 +12,7 @@ import sys
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
-from ljsv.cli.show import age, age_of, next_try, not_ready, print_columns, print_fault, printable
+from ljsv.cli.show import age, age_of, next_try, not_ready, print_columns, print_fault, print_hint, printable
 from ljsv.cli.sizes import ENTRIES_MAX, OverlaySizes, memory_cell, size
 from ljsv.cli.table import UNSUPERVISED, Row, Screen, lay_out
 from ljsv.errors import EXIT_OK, EXIT_STATUS_NOT_UP
@@ -181,7 +181,7 @@ def print_table(context: Context, details: dict[str, dict[str, str]]) -> None:
     lines = lay_out(rows_of(details), Screen.of_stdout()) if details else []
     print("\n".join([*lines, summary(context, details)]))
     if not details:
-        print(f"hint: ljsv new NAME --run COMMAND  # makes one in {context.shown}", file=sys.stderr)
+        print_hint(f"ljsv new NAME --run COMMAND  # makes one in {context.shown}")
     elif not context.has_scanner():
         print(f"no scanner runs for {context.shown}: ljsv up NAME starts one", file=sys.stderr)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from ljsv import status
 from ljsv.cli.context import Context
-from ljsv.cli.show import one_line, print_fault
+from ljsv.cli.show import one_line, print_fault, print_hint
 from ljsv.cli.subscribe import LONGEST_S, Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
 
@@ -170,14 +170,14 @@ def _report(context: Context, name: str, answer: str) -> None:
         print(f"ok: {one_line(name, detail)}", flush=True)
     elif answer == UNDECIDED:
         print(f"timeout: {one_line(name, detail)}, after {context.wait_s():g}s", flush=True)
-        print(f"hint: ljsv status {name}; wait longer with -w SECONDS", file=sys.stderr)
+        print_hint(f"ljsv status {name}; wait longer with -w SECONDS")
     else:
         print(f"fail: {one_line(name, detail)}", flush=True)
         from ljsv.supervise.logfile import last_lines
 
         for line in last_lines(detail.get("log", ""), LOG_TAIL_LINES):
             print(f"  log: {line}", file=sys.stderr)
-        print(f"hint: {detail.get('hint') or f'ljsv why {name}'}", file=sys.stderr)
+        print_hint(detail.get("hint") or f"ljsv why {name}")
 
 
 def start(context: Context, byte: str) -> int:
@@ -328,7 +328,7 @@ def _exit_scanner(context: Context) -> int:
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(context.wait_s() * 1000):
             print(f"timeout: services are still stopping after {context.wait_s():g}s", flush=True)
-            print("hint: ljsv status; wait longer with -w SECONDS", file=sys.stderr)
+            print_hint("ljsv status; wait longer with -w SECONDS")
             return EXIT_NOT_REACHED
     print(f"ok: all services of {context.shown} and their scanner have ended")
     return EXIT_OK

@@ -6,6 +6,7 @@ import sys
 
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
+from ljsv.cli.show import print_hint
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, EXIT_SYSTEM, Fault
 
@@ -36,7 +37,7 @@ def run(_verb: str, options: Options) -> int:
         return EXIT_OK
     for name in left():
         print(f"timeout: {name}: its supervisor has not been replaced after {context.wait_s():g}s", file=sys.stderr)
-    print("hint: ljsv events -n 20; wait longer with -w SECONDS", file=sys.stderr)
+    print_hint("ljsv events -n 20; wait longer with -w SECONDS")
     return EXIT_NOT_REACHED
 
 

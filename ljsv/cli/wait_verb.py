@@ -9,12 +9,11 @@ happens by itself.
 from __future__ import annotations
 
 import os
-import sys
 
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
-from ljsv.cli.show import one_line, print_fault
+from ljsv.cli.show import one_line, print_fault, print_hint
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
 
@@ -110,9 +109,9 @@ class Waiting:
         after = f", after {self.context.wait_s():g}s" if answer == UNDECIDED else ""
         print(f"{answer}: {one_line(name, detail)}{after}", flush=True)
         if answer == UNDECIDED:
-            print(f"hint: ljsv status {name}; wait longer with -w SECONDS", file=sys.stderr)
+            print_hint(f"ljsv status {name}; wait longer with -w SECONDS")
         elif answer == MISSED:
-            print(f"hint: {detail.get('hint') or f'ljsv why {name}'}", file=sys.stderr)
+            print_hint(detail.get("hint") or f"ljsv why {name}")
 
 
 def wait(context: Context, names: list[str], wanted: str) -> int:

@@ -12,7 +12,7 @@ import time
 
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options
-from ljsv.cli.show import age, next_try, one_line, printable
+from ljsv.cli.show import age, next_try, one_line, pasteable, printable
 from ljsv.errors import EXIT_OK
 
 TYPE_CHECKING = False
@@ -114,7 +114,7 @@ def _print(name: str, detail: dict[str, str], deaths: list[dict[str, Any]], coun
     if detail.get("state") == "failed" and "fault" in detail and detail["fault"] not in {death["fault"] for death in deaths[:count]}:
         print(f"  now: {detail['fault']}")
         if "hint" in detail:
-            print(f"  hint: {detail['hint']}")
+            print(f"  hint: {pasteable(detail['hint'])}")
 
 
 def _print_death(name: str, detail: dict[str, str], death: dict[str, Any], *, is_last: bool) -> None:
@@ -132,7 +132,7 @@ def _print_death(name: str, detail: dict[str, str], death: dict[str, Any], *, is
         print(f"  {'next' if is_last else 'then'}: {following}")
     hint = death["hint"] or HINTS.get(death["end"] if not death["is_commanded"] else "", "").format(name=name)
     if hint and is_last:
-        print(f"  hint: {hint}")
+        print(f"  hint: {pasteable(hint)}")
 
 
 def _own_lines(death: dict[str, Any]) -> list[str]:

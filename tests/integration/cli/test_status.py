@@ -161,6 +161,19 @@ def test_with_no_scanner_it_says_what_is_left(scanning: Tree) -> None:
     assert scanning.ljsv("status", "a", "-o", "state,end_code,supervised", code=3).stdout == "down\t3\tno\n"
 
 
+def test_hints_are_about_the_scan_directory_that_was_named(tree: Tree) -> None:
+    """By --svdir or in front of the name: what is pasted does not go to the one of the environment."""
+    tree.add("web")
+    other = tree.sv.rename(tree.root / "my services")
+    tree.sv.mkdir()
+    for argv in (("--svdir", str(other), "down", "web"), ("down", f"{other}/web")):
+        hint = tree.ljsv(*argv, code=102).stderr.partition("hint: ")[2]
+        assert hint == f"ljsv --svdir '{other}' up web\n"
+    assert tree.run("sh", "-c", hint).returncode == 0
+    assert "hint: ljsv --svdir" in tree.ljsv("--svdir", str(other), "wait", "web", "down", "-w", "0.1", code=1).stderr
+    tree.ljsv("--svdir", str(other), "exit", "--all")
+
+
 def test_while_services_come_and_go_every_answer_is_whole(scanning: Tree) -> None:
     """A status that is written while it is read is the old or the new one, never half."""
     scanning.add("a", "exit 0", policy='[restart]\ndelay = "100ms"\nmax_delay = "100ms"\n')
