@@ -96,7 +96,7 @@ def test_service_that_ends_while_nobody_supervises_is_accounted_for(tree: Tree) 
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: not is_alive(pid), "the service to end")
     tree.ljsv("up", "a")
-    assert tree.detail("a")["end_text"] == "exit 7"
+    wait_for(lambda: tree.detail("a").get("end_text") == "exit 7", "its end, which pid 1 of its jail may see a moment later")
     assert running_copies(tree, "a") == 1
 
 
