@@ -23,9 +23,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ljsv import __version__, status
-from ljsv.again import load_whole, module_argv
+from ljsv.again import load_whole
 from ljsv.errors import EXIT_INTERRUPTED, EXIT_NOT_REACHED, EXIT_OK, EXIT_SYSTEM, Fault, quote
-from ljsv.jail import nursery
 from ljsv.jail.cgroup import survey
 from ljsv.jail.facts import host_facts
 from ljsv.jail.group import PREFIXES, YOUNG_S, Tree, dissolve, prepare, sweep_by_hand, sweep_groups
@@ -35,6 +34,7 @@ from ljsv.paths import SCANNER_DIR, SERVICE_FILES, Places, is_service_name, trus
 from ljsv.service import toml
 from ljsv.service.settings import Settings, read_settings
 from ljsv.supervise.arrival import TOO_LARGE, DirectoryWatches, look_at
+from ljsv.supervise.attendants import Journal, Nursery, forget_signals
 from ljsv.supervise.command import ESSENTIAL_FAILED
 from ljsv.supervise.directory import format_identity, open_fifo, tell_subscribers
 from ljsv.supervise.events import Events
@@ -53,7 +53,6 @@ NOFILE = 65536
 RESPAWN_FIRST_S = 1.0
 RESPAWN_MAX_S = 60.0
 LIVED_LONG_S = 10.0
-JOURNAL_RETRY_S = 1.0
 STOP_TRIES = 5
 SWEEP_AFTER_S, SWEEPS_MAX = 0.5, 120
 RUNTIME_QUIET_S = 1.0
@@ -105,10 +104,8 @@ class Scanner:
         self.scan_watch = -1
         self.runtime_watches: set[int] = set()
         self.control_fd = self.events_fd = -1
-        self.journal_pidfd = -1
         self.groups = Tree()
         self.jails: dict[str, list[int]] = {}  # that were there when it began
-        self.nursery_fd = self.orders_fd = self.nursery_pidfd = -1
         self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._problems = ""
         self.settings = Settings()
@@ -131,10 +128,12 @@ class Scanner:
         os.umask(0o022)
         self._make_runtime()
         self.groups = prepare(survey(os.environ.get(GROUP_ROOT, "")), os.path.basename(self.places.state))
-        self._start_nursery()  # in our own group, wherever that is by now
         self.events = Events(self.events_fd, "")
+        self.nursery = Nursery(self.loop, self.events, self.places.svdir)
+        self.nursery.start()  # in our own group, wherever that is by now
         self._read_settings()
-        self._start_journal()
+        self.journal = Journal(self.loop, self.events, self._journal_argv)
+        self.journal.start()
         for number, callback in (
             (signal.SIGHUP, lambda: self._stop_everything(EXIT_SYSTEM)),
             (signal.SIGINT, self._interrupted),
@@ -159,11 +158,9 @@ class Scanner:
         self.loop.on_error = self._loop_error
         self.loop.run(self._after_turn)
         self.events.send("scanner ended", exit=self.exit_code)
-        self._end_journal()
-        if self.is_stopping and self.nursery_pidfd >= 0:
-            with suppress(OSError):  # else it ends with the last supervisor
-                signal.pidfd_send_signal(self.nursery_pidfd, signal.SIGKILL)
-                os.waitid(os.P_PIDFD, self.nursery_pidfd, os.WEXITED)
+        self.journal.end(signal.SIGTERM)
+        if self.is_stopping:
+            self.nursery.end(signal.SIGKILL)  # else it ends with the last supervisor
         with suppress(OSError):
             os.unlink(f"{self.places.scanner}/pid")
         if self.is_stopping:
@@ -176,6 +173,10 @@ class Scanner:
             self.settings = read_settings(dict(os.environ), os.geteuid())
         except Fault as fault:
             self.events.send("the settings are not used", "error", fault=str(fault), hint=fault.hint)
+
+    def _journal_argv(self) -> tuple[str, ...]:
+        where = "-" if self.is_foreground else f"{self.places.logs}/.scanner"
+        return f"{self.places.scanner}/events", where, str(os.getpid()), str(self.settings.log_cap)
 
     def _loop_error(self, error: Exception) -> None:
         self.events.send("error in the scanner's loop", "error", cause=repr(error), trace=traceback.format_exc(limit=-3))
@@ -284,70 +285,6 @@ class Scanner:
                 return
             if any(entry.pid == pid for entry in self.entries.values()):
                 self.exits[pid] = wait_status
-
-    # ---- the nursery, and the journal
-
-    def _start_nursery(self) -> None:
-        """The first from the disk, since it is small; one after it from this process, since what is on the disk may be newer by then."""
-        if self.nursery_fd < 0:
-            self.nursery_fd, self.orders_fd = nursery.make_orders()
-            pid = nursery.spawn(self.nursery_fd, self.places.svdir)
-            self.nursery_pidfd = os.pidfd_open(pid)
-        else:
-            try:
-                pid, self.nursery_pidfd = process.clone3(process.CLONE_PIDFD)
-            except OSError as error:
-                self.events.send("cannot fork", "error", name=nursery.NAME, cause=error.strerror)
-                self.loop.set_timer("nursery", now() + RESPAWN_FIRST_S, self._start_nursery)
-                return
-            if pid == 0:
-                self._forget_signals()
-                nursery.become_nursery(self.nursery_fd)
-        self.loop.watch(self.nursery_pidfd, self._nursery_ended)
-
-    def _nursery_ended(self) -> None:
-        self._close_pidfd(self.nursery_pidfd)
-        self.nursery_pidfd = -1
-        if self.exit_code is None:
-            self.events.send("nursery gone: starting another", "warning")
-            self.loop.set_timer("nursery", now() + RESPAWN_FIRST_S, self._start_nursery)
-
-    @staticmethod
-    def _forget_signals() -> None:
-        """In a child: nothing of ours is called."""
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def _start_journal(self) -> None:
-        where = "-" if self.is_foreground else f"{self.places.logs}/.scanner"
-        argv = module_argv("ljsv.supervise.journal", f"{self.places.scanner}/events", where, str(os.getpid()), str(self.settings.log_cap))
-        env = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-        try:
-            pid = os.posix_spawn(sys.executable, argv, env, setsigmask=[signal.SIGTERM])  # until it can take it
-        except OSError as error:
-            self.events.send("cannot start the journal", "error", path=sys.executable, cause=error.strerror)
-            self.loop.set_timer("journal", now() + JOURNAL_RETRY_S, self._start_journal)
-            return
-        self.journal_pidfd = os.pidfd_open(pid)
-        self.loop.watch(self.journal_pidfd, self._journal_ended)
-
-    def _journal_ended(self) -> None:
-        self._close_pidfd(self.journal_pidfd)
-        self.journal_pidfd = -1
-        if self.exit_code is None:
-            self.loop.set_timer("journal", now() + JOURNAL_RETRY_S, self._start_journal)
-
-    def _end_journal(self) -> None:
-        if self.journal_pidfd >= 0:
-            with suppress(OSError):
-                signal.pidfd_send_signal(self.journal_pidfd, signal.SIGTERM)
-                os.waitid(os.P_PIDFD, self.journal_pidfd, os.WEXITED)
-
-    def _close_pidfd(self, pidfd: int) -> None:
-        self.loop.forget(pidfd)
-        os.close(pidfd)
 
     # ---- what is in the scan directory
 
@@ -673,7 +610,7 @@ class Scanner:
         self.events.send("upgrade: the scanner replaces itself")
         if self.is_foreground:
             say_reloading()
-        self._end_journal()
+        self.journal.end(signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.nofile)
         os.set_inheritable(self.scan_fd, True)
@@ -686,7 +623,7 @@ class Scanner:
             self.events.send("cannot upgrade", "error", path=sys.executable, cause=error.strerror)
             if self.is_foreground:
                 notify("READY=1", "STATUS=could not upgrade: see the journal")
-            self._journal_ended()
+            self.journal.start()
 
     def _lost_jails(self, entry: Entry) -> dict[str, list[int]]:
         """What may run for this directory, by mark, where its supervise directory knows of nothing."""
@@ -726,16 +663,16 @@ class Scanner:
         code = 111
         try:
             os.setsid()
-            self._forget_signals()
+            forget_signals()
             # The lock is on this description of the directory, which nobody else has.
             dir_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
                 os.dup2(null_fd, standard)
-            process.close_all_except(0, 1, 2, dir_fd, self.events_fd, self.orders_fd, begun_w)
+            process.close_all_except(0, 1, 2, dir_fd, self.events_fd, self.nursery.orders_fd, begun_w)
             with suppress(BlockingIOError):  # then supervise/lock decides, see _spawn
                 fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            supervise(self.places, entry.name, dir_fd, self.events_fd, begun_w, self.nofile, self.groups, self.orders_fd, self.settings.log_cap, lost)
+            supervise(self.places, entry.name, dir_fd, self.events_fd, begun_w, self.nofile, self.groups, self.nursery.orders_fd, self.settings.log_cap, lost)
         except OSError as error:
             os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self.places.svdir}/{entry.name}')}".encode())
         finally:
@@ -757,7 +694,8 @@ class Scanner:
     def _supervisor_ended(self, entry: Entry) -> None:
         if entry.begun_fd >= 0:
             self._supervisor_began(entry)
-        self._close_pidfd(entry.pidfd)
+        self.loop.forget(entry.pidfd)
+        os.close(entry.pidfd)
         is_told = self._was_told(entry)
         entry.pidfd, entry.pid = -1, 0
         if entry.is_leaving or self.is_stopping:
@@ -861,9 +799,7 @@ class Scanner:
                 self.events.send("cannot make the scanner's folder", "error", fault=str(fault))
                 self.loop.set_timer("runtime", now() + RUNTIME_QUIET_S, self._mend_runtime)
                 return
-            if self.journal_pidfd >= 0:
-                with suppress(OSError):
-                    signal.pidfd_send_signal(self.journal_pidfd, signal.SIGTERM)
+            self.journal.signal(signal.SIGTERM)
         for entry in self.entries.values():
             self._tell(entry, signal.SIGHUP)
 
