@@ -165,7 +165,7 @@ class Log:
         over = self.file.size - self.file.max_size
         if over >= 0 and (self._at_line_start or over >= CHUNK):
             self.file.rotate()
-        header = _HEADER % (os.fstat(self.file.fd).st_ino, self.file.size)
+        header = _HEADER % (self.file.inode, self.file.size)
         os.pwrite(self._staging_fd, header.encode(), 0)
         try:
             return os.splice(self.fifo_fd, self._staging_fd, CHUNK, offset_dst=_HEADER_SIZE) > 0
@@ -176,8 +176,7 @@ class Log:
         """Cut off what a killed supervisor had written of a chunk that is still in staging."""
         if os.fstat(self._staging_fd).st_size > _HEADER_SIZE:
             words = os.pread(self._staging_fd, _HEADER_SIZE, 0).split()
-            inode = os.fstat(self.file.fd).st_ino
-            if int(words[0]) == inode and int(words[1]) <= self.file.size:
+            if int(words[0]) == self.file.inode and int(words[1]) <= self.file.size:
                 os.ftruncate(self.file.fd, int(words[1]))
                 self.file.size = int(words[1])
         self._at_line_start = self.file.ends_line()

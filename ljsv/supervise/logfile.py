@@ -14,14 +14,14 @@ TAIL_MAX = 4096
 
 
 class LogFile:
-    """`fd` is open for appending; `size` is what the file holds."""
+    """`fd` is open for appending; `size` is what the file holds, and `inode` which one it is."""
 
     def __init__(self, directory: str, max_size: int, keep: int) -> None:
         self.directory = directory
         self.max_size = max_size
         self.keep = keep
         self.fd = -1
-        self.size = 0
+        self.size = self.inode = 0
 
     @property
     def path(self) -> str:
@@ -38,7 +38,8 @@ class LogFile:
         os.makedirs(self.directory, mode=0o755, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self.fd = os.open(self.path, flags, 0o640)
-        self.size = os.fstat(self.fd).st_size
+        entry = os.fstat(self.fd)
+        self.size, self.inode = entry.st_size, entry.st_ino
 
     def append(self, data: bytes) -> None:
         """Append all of `data`, or raise OSError with nothing of it left behind."""

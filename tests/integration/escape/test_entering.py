@@ -26,7 +26,7 @@ def test_who_enters_cannot_be_caught(scanning: Tree, seccomp: str) -> None:
     """Its root, environment, program, descriptors and namespaces are closed until it execs; then they are the jail's own. Before exec ptrace is refused too."""
     marker = scanning.root / "marker"
     marker.write_text("host\n")
-    start(scanning, seccomp, f"exec {PYTHON} -u /attacks/watch.py {marker} 1.5")
+    start(scanning, seccomp, f"exec {PYTHON} -u /attacks/watch.py {marker} 1.5 {seccomp}")
     wait_for(lambda: "watching" in scanning.log("web"), f"the attack: {scanning.detail('web')} {scanning.log('web')}")
     times = 0
     while "END" not in scanning.log("web"):

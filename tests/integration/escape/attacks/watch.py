@@ -55,7 +55,7 @@ def new_processes() -> list[int]:
 
 def trace() -> None:
     """Seize whoever comes; the tracer's own end lets go of it again."""
-    while time.monotonic() < END:
+    while time.monotonic() < END + (LONGEST_S if MAY_TRACE else 0):
         for pid in new_processes():
             if LIBC.ptrace(ctypes.c_ulong(PTRACE_SEIZE), pid, None, None) == 0:
                 try:
@@ -67,16 +67,20 @@ def trace() -> None:
 
 say("watching", "begins")
 END = time.monotonic() + float(ARGUMENTS[1])
+MAY_TRACE = ARGUMENTS[2] == "off"  # without the filter it succeeds in the end
 tracer = os.fork()
 OWN.update({os.getpid(), tracer} | ({os.getppid()} if tracer == 0 else set()))
 if tracer == 0:
     trace()
     os._exit(0)
-while time.monotonic() < END or (LOOKS <= ENOUGH and time.monotonic() < END + LONGEST_S):  # an emulated machine is slow
+is_tracing = True
+while time.monotonic() < END or ((LOOKS <= ENOUGH or (MAY_TRACE and is_tracing)) and time.monotonic() < END + LONGEST_S):  # an emulated machine is slow
+    is_tracing = is_tracing and os.waitpid(tracer, os.WNOHANG) == (0, 0)
     for pid in new_processes():
         LOOKS += 1
         judge(pid)
-os.waitpid(tracer, 0)
+if is_tracing:
+    os.waitpid(tracer, 0)
 say("looks", LOOKS)
 say("END", "of it")
 time.sleep(1000)
