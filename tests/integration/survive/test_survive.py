@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -459,7 +460,12 @@ def test_finish_waits_for_a_jail_that_is_still_in_the_way(scanning: Tree) -> Non
     add(scanning, "web", "echo run; trap 'exit 7' TERM; sleep 1000 & wait", finish="#!/bin/sh\necho finish $1\n", policy='[restart]\nstable_after = "0s"\n')
     wait_for(lambda: scanning.log("web") == "run", "the run")
     with (scanning.supervise("web") / "exit").open() as record:
+        holder = threading.Thread(target=fcntl.flock, args=(record, fcntl.LOCK_EX), daemon=True)
+        holder.start()
+        inode = f":{os.fstat(record.fileno()).st_ino} "
+        wait_for(lambda: [line for line in Path("/proc/locks").read_text().splitlines() if "->" in line and inode in line], "the lock to be waited for")
         scanning.ljsv("term", "web")
-        fcntl.flock(record, fcntl.LOCK_EX)  # granted as soon as pid 1 is gone: before any later try
+        holder.join(20)  # granted as soon as pid 1 is gone
+        assert not holder.is_alive()
         time.sleep(1.5)
     wait_for(lambda: scanning.log("web").split("\n") == ["run", "finish 7", "run"], f"finish and another run: {scanning.log('web')}")
