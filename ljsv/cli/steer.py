@@ -50,7 +50,8 @@ def is_up_again(detail: dict[str, str], since_before: str) -> str:
 
 
 def is_down(detail: dict[str, str], _since: str) -> str:
-    return REACHED if detail.get("state") == status.DOWN else UNDECIDED
+    """And it is not about to start when what it needs is ready."""
+    return REACHED if detail.get("state") == status.DOWN and "waiting" not in detail else UNDECIDED
 
 
 def check_files(context: Context, name: str) -> None:
