@@ -32,11 +32,16 @@ SWEEP_MAX = 10_000
 
 
 class Tree(Frozen):
-    """The groups of one scan directory (or of one `ljexec`): `path` is "" where there are none, `origin` the group we came from."""
+    """The groups of one scan directory (or of one `ljexec`): `path` is "" where there are none, `origin` the group we came from.
+
+    `is_regained`: a controller is handed on again, or for the first time, to
+    groups that are there already, whose limits have to be written once more.
+    """
 
     path: str = ""
     origin: str = ""
     missing: tuple[tuple[str, Missing], ...] = ()
+    is_regained: bool = False
 
     def why_missing(self, controller: str) -> Missing | None:
         """None where the controller is handed on to the jails' groups."""
@@ -62,12 +67,14 @@ def prepare(found: Survey, name: str) -> Tree:
     except OSError as error:
         why = Missing(f"{error.filename or path}: {error.strerror}", "ljsv doctor")
         return Tree(missing=tuple((controller, missing.get(controller, why)) for controller in CONTROLLERS))
+    before = cgroup.read_words(path, "cgroup.subtree_control")
     for controller in CONTROLLERS:
         if controller not in missing:
             why_not = _hand_on(controller, found.root) or _hand_on(controller, path)
             if why_not:
                 missing[controller] = why_not
-    return Tree(path, without_leaf(found.own), tuple(missing.items()))
+    is_regained = set(CONTROLLERS) > {*before, *missing} and any(name.startswith(PREFIXES) for name in os.listdir(path))
+    return Tree(path, without_leaf(found.own), tuple(missing.items()), is_regained)
 
 
 def _make(path: str) -> None:

@@ -112,6 +112,7 @@ class Scanner:
         self.sweeps_left = 0
         self.scan_fd = int(os.environ.pop(TAKEN_OVER, "-1"))
         self.is_taking_over = self.scan_fd >= 0
+        self.is_replacing = False  # every supervisor that lives, by one of this code and with these groups
         self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
 
     # ---- life of the scanner
@@ -128,6 +129,7 @@ class Scanner:
         os.umask(0o022)
         self._make_runtime()
         self.groups = prepare(survey(os.environ.get(GROUP_ROOT, "")), os.path.basename(self.places.state))
+        self.is_replacing = self.is_taking_over or self.groups.is_regained
         self.events = Events(self.events_fd, "")
         self.nursery = Nursery(self.loop, self.events, self.places.svdir)
         self.nursery.start()  # in our own group, wherever that is by now
@@ -152,7 +154,7 @@ class Scanner:
         self.events.send("scanner started", pid=os.getpid(), svdir=self.places.svdir, version=__version__)
         self.jails = find_jails()
         self._reconcile(self._list(), arrived=frozenset())
-        self.is_taking_over = False
+        self.is_taking_over = self.is_replacing = False
         self._sweep_soon()
         self._say_ready()
         self.loop.on_error = self._loop_error
@@ -586,7 +588,7 @@ class Scanner:
         entry.is_exited = False
         entry.spawned_at = now()
         self.loop.watch(entry.pidfd, lambda: self._supervisor_ended(entry))
-        if living is not None and self.is_taking_over:
+        if living is not None and self.is_replacing:
             self._replace(entry)
         elif living is not None:
             self._tell(entry, signal.SIGHUP)
