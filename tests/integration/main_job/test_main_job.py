@@ -231,6 +231,7 @@ def test_a_second_scanner_is_refused(scanning: Tree) -> None:
 def test_errors_of_the_command_line(scanning: Tree) -> None:
     """Unknown verbs, names and options: 100 and 4, with a guess."""
     scanning.add("web")
+    scanning.wait_state("web", "ready")
     assert scanning.ljsv("statsu", "web", code=100).stderr == "ljsv: no such verb: statsu: did you mean status?\nhint: ljsv status web\n"
     assert "did you mean status?" in scanning.ljsv("stat", "web", code=100).stderr
     assert scanning.ljsv("up", "-w", "3", "wbe", code=4).stderr == f"ljsv: wbe: no such service: {scanning.sv}/wbe: did you mean web?\nhint: ljsv up -w 3 web\n"
