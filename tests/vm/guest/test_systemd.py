@@ -19,7 +19,7 @@ ETC = Path("/etc/systemd/system")
 PATIENCE_S = 120
 LOG_MAX = 3000
 BOOT = (
-    "umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && "
+    "umount /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && mount -t tmpfs -o mode=755 run /run && "  # /run/systemd tells who is init
     "exec /usr/lib/systemd/systemd --system --unit=story.target --log-target=console --log-level=info"
 )
 
