@@ -187,7 +187,7 @@ def test_pause_freezes_the_whole_jail_and_stopping_leaves_nothing(limited: Tree)
     wait_for(lambda: "tick" in limited.log("web"), "ticks")
     limited.ljsv("pause", "web")
     becomes(lambda: "frozen 1" in value(group, "cgroup.events"), True, "the group's being frozen")
-    assert limited.detail("web")["paused"] == "yes"
+    wait_for(lambda: limited.detail("web").get("paused") == "yes", "that to be told")
     os.kill(limited.supervisor_pid("web"), signal.SIGKILL)
     wait_for(lambda: limited.detail("web").get("supervisor") and is_alive(limited.supervisor_pid("web")), "another supervisor")
     wait_for(lambda: limited.ljsv("wait", "web", "up", code=None).returncode == 0, "it to be supervised")
