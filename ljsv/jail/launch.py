@@ -300,17 +300,18 @@ def _fork(launch: Launch, planned: _Planned, build: Build, wiring: Wiring, flags
 
 def _map_range(launch: Launch) -> None:
     """Write the maps, and let the jail go on; or else it ends. Where it has been killed meanwhile, its end says so."""
+    failure: tuple[str, ...]
     try:
         write_maps(launch.pid, launch.ids)
         descriptors.send(launch.channel_fd, b"M")
         return
-    except (OSError, Fault) as error:
-        if process.has_ended(launch.pidfd):
-            return
-        if isinstance(error, Fault):
-            launch.failure = fault_report(error)
-        else:
-            launch.failure = ("map ids", str(error.errno or 0), error.strerror or "", error.filename or "")
+    except OSError as error:
+        failure = ("map ids", str(error.errno or 0), error.strerror or "", error.filename or "")
+    except Fault as fault:
+        failure = fault_report(fault)
+    if process.has_ended(launch.pidfd):
+        return
+    launch.failure = failure
     try:
         signal.pidfd_send_signal(launch.pidfd, signal.SIGKILL)
     except ProcessLookupError:

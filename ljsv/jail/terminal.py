@@ -206,7 +206,7 @@ def _look(program: int, slave_fd: int, channel_fd: int) -> None:
         else:
             _send(program, signal.SIGKILL)
         _send(program, signal.SIGCONT)
-        if not signal.sigpending() <= {signal.SIGCHLD}:
+        if signal.sigpending() - {signal.SIGCHLD}:
             return  # what has come meanwhile is for it first: it may stop again at once, and we would wait for the caller with it
 
 

@@ -111,8 +111,7 @@ class Scanner:
         self.settings = Settings()
         self.sweeps_left = 0
         self.scan_fd = int(os.environ.pop(TAKEN_OVER, "-1"))
-        self.is_taking_over = self.scan_fd >= 0
-        self.is_replacing = False  # every supervisor that lives, by one of this code and with these groups
+        self.is_replacing = self.scan_fd >= 0  # every supervisor that lives, by one of this code and with these groups
         self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
 
     # ---- life of the scanner
@@ -129,7 +128,7 @@ class Scanner:
         os.umask(0o022)
         self._make_runtime()
         self.groups = prepare(survey(os.environ.get(GROUP_ROOT, "")), os.path.basename(self.places.state))
-        self.is_replacing = self.is_taking_over or self.groups.is_regained
+        self.is_replacing |= self.groups.is_regained
         self.events = Events(self.events_fd, "")
         self.nursery = Nursery(self.loop, self.events, self.places.svdir)
         self.nursery.start()  # in our own group, wherever that is by now
@@ -154,7 +153,7 @@ class Scanner:
         self.events.send("scanner started", pid=os.getpid(), svdir=self.places.svdir, version=__version__)
         self.jails = find_jails()
         self._reconcile(self._list(), arrived=frozenset())
-        self.is_taking_over = self.is_replacing = False
+        self.is_replacing = False
         self._sweep_soon()
         self._say_ready()
         self.loop.on_error = self._loop_error
@@ -185,7 +184,7 @@ class Scanner:
 
     def _lock(self) -> None:
         """One scanner for a scan directory: the lock is on the directory itself."""
-        if self.is_taking_over:
+        if self.scan_fd >= 0:
             os.set_inheritable(self.scan_fd, False)
             return
         try:
