@@ -5,6 +5,7 @@ It is PID 1 of a pid namespace and of a control group of its own, as in a contai
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Tree, is_alive, need, wait_for
+from tests.integration.chaos.storm import children
 from tests.vm.guest.test_limits import CONTROLLERS, HOG, ROOT, remove
 
 BOX = ROOT / "box"
@@ -71,7 +73,7 @@ def systemd(tree: Tree) -> Iterator[Systemd]:
     with open(tree.root / "systemd.log", "w") as log:
         started = subprocess.Popen(["sh", "-c", begin], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        (pid,) = wait_for(lambda: children_of(started.pid), "its first process")
+        (pid,) = wait_for(lambda: children(started.pid), "its first process")
         (ROOT / "cgroup.procs").write_text(str(started.pid))  # a group with a process hands nothing on
         found = Systemd(tree, pid)
         wait_for(lambda: "running" in found.run("systemctl", "is-system-running", code=None), "systemd", PATIENCE_S)
@@ -86,17 +88,13 @@ def systemd(tree: Tree) -> Iterator[Systemd]:
             path.unlink()
 
 
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def inner(systemd: Systemd, pid: str) -> int:
-    """The pid here of one in its pid namespace."""
+def outer_pid(pid: str) -> int:
+    """Of a process with this pid in systemd's namespace."""
     for path in Path("/proc").glob("[0-9]*/status"):
-        text = path.read_text()
-        numbers = next(line.split()[1:] for line in text.splitlines() if line.startswith("NSpid:"))
-        if len(numbers) > 1 and numbers[1] == pid:
-            return int(numbers[0])
+        with contextlib.suppress(OSError):  # it has ended
+            numbers = next(line.split()[1:] for line in path.read_text().splitlines() if line.startswith("NSpid:"))
+            if len(numbers) > 1 and numbers[1] == pid:
+                return int(numbers[0])
     return 0
 
 
@@ -110,7 +108,7 @@ def check_life(systemd: Systemd, uid: int, *user: str) -> None:
         return systemd.run("ljsv", "--svdir", svdir, *argv, uid=uid)
 
     svdir = show("ExecStart").partition("--svdir ")[2].split()[0]
-    source = systemd.tree.write("web", f"trap 'exec sleep 0' TERM\n{HOG}; while :; do sleep 0.1; done", limits='memory = "64M"\npids = 20\n')
+    source = systemd.tree.write("web", f"trap 'exit 0' TERM\n{HOG}; while :; do sleep 0.1; done", limits='memory = "64M"\npids = 20\n')
     source.rename(f"{svdir}/web")
     systemd.run("systemctl", *user, "daemon-reload", uid=uid)
     systemd.run("systemctl", *user, "start", "ljsv", uid=uid)
@@ -132,7 +130,7 @@ def check_life(systemd: Systemd, uid: int, *user: str) -> None:
     assert show("ActiveState") == "active" and ljsv("status", "web", "-o", "pid,state") == f"{pid}\tready\n"
     assert ljsv("status", "web", "-o", "supervisor_pid") != supervisor
 
-    outer = inner(systemd, pid)
+    outer = outer_pid(pid)
     assert is_alive(outer)
     systemd.run("systemctl", *user, "stop", "ljsv", uid=uid)
     assert (show("ActiveState"), show("Result")) == ("inactive", "success") and not is_alive(outer)
