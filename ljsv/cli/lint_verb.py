@@ -334,9 +334,8 @@ def _port_start() -> int:
 def see(spec: JailSpec) -> Generator[Finding, None, View]:
     """Returns what the jail's plan will show of files. Fault where it cannot be built."""
     from ljsv.jail import mounts
-    from ljsv.jail.facts import gather_facts
     from ljsv.jail.ids import preview_ids
-    from ljsv.jail.launch import mapped_namespace
+    from ljsv.jail.launch import facts_of
     from ljsv.jail.outside import UPPER
     from ljsv.jail.plan import plan
     from ljsv.jail.spec import DIRECTORY, OVERLAY
@@ -344,7 +343,7 @@ def see(spec: JailSpec) -> Generator[Finding, None, View]:
     from ljsv.service.lint import View
 
     ids = preview_ids(spec.directory or spec.name, is_range=spec.is_range, is_host=spec.is_privileged)
-    facts = gather_facts(spec, userns_fd=mapped_namespace(ids))
+    facts = facts_of(spec, ids)
     view = View(is_root=facts.is_root)
     if spec.base_kind == DIRECTORY:
         upper = f"{spec.overlay}/{spec.layer}{UPPER}"

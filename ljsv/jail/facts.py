@@ -42,8 +42,8 @@ TMPFS_XATTRS = (6, 6)
 class Facts(Frozen):
     """`is_root`: the caller's uid is 0. Paths are absolute, lists sorted.
 
-    `is_range`: more than one id is mapped; `userns_fd`: as root, a namespace
-    with the jail's map; `image_how`: loop, file or fuse; `server`: the program
+    `is_range`: more than one id is mapped; `userns_fd`: a namespace with
+    the jail's map, where files are shown under its ids; `image_how`: loop, file or fuse; `server`: the program
     that serves an image through FUSE; `no_setid`: it may write where others
     of the host can go, so its filter refuses set-user-id programs.
     """
@@ -107,13 +107,19 @@ def _in_proc(names: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
     return tuple((name, os.path.isdir(f"/proc/{name}")) for name in names if os.path.exists(f"/proc/{name}"))
 
 
-def gather_facts(spec: JailSpec, *, userns_fd: int = -1) -> Facts:
+def needs_map(spec: JailSpec) -> bool:
+    """Whether files of it are shown under the jail's own ids, where those are shifted."""
+    return spec.base_kind != HOST or spec.writable == OVERLAY or any(bind.is_mapped for bind in spec.binds)
+
+
+def gather_facts(spec: JailSpec, *, is_shifted: bool = False, userns_fd: int = -1) -> Facts:
     """The facts for one jail; Fault when base, bind, image or overlay cannot be.
 
-    As root `userns_fd` is a user namespace with the jail's map.
+    `is_shifted`: its ids are a range of root's; `userns_fd` is a user
+    namespace with the same map then, for a jail that `needs_map`.
     """
     host = host_facts()
-    is_root = userns_fd >= 0 or spec.is_privileged
+    is_root = is_shifted or spec.is_privileged
     on_host = spec.base_kind == HOST
     directories, links = _host_top() if on_host else ((), ())
     wanted: tuple[str, ...] = HOST_ETC if on_host else DNS_FILES
@@ -124,8 +130,8 @@ def gather_facts(spec: JailSpec, *, userns_fd: int = -1) -> Facts:
     image_how, server = find_image(spec, host, is_root=is_root) if spec.base_kind == IMAGE else ("", "")
     is_base_mapped = userns_fd >= 0 and spec.base_kind == DIRECTORY and can_map(spec.base_path, userns_fd)
     _check_writable(spec, userns_fd, is_base_mapped=is_base_mapped)
-    exposed = _find_exposed(spec, is_shifted=userns_fd >= 0)
-    notes = _notes(spec, host, is_shifted=userns_fd >= 0, is_base_mapped=is_base_mapped)
+    exposed = _find_exposed(spec, is_shifted=is_shifted)
+    notes = _notes(spec, host, is_shifted=is_shifted, is_base_mapped=is_base_mapped)
     if exposed:
         notes += (_exposed_note(spec, exposed, is_root=is_root),)
     return Facts(

@@ -99,10 +99,18 @@ def range_of(slot: int) -> IdMap:
 
 def is_root() -> bool:
     """Whether we are the real root: the root of a user namespace has one id, as everybody else."""
-    if os.geteuid() != 0:
-        return False
-    with open("/proc/self/uid_map") as file:
-        return file.read().split() == ["0", "0", "4294967295"]
+    return os.geteuid() == 0 and has_all_ids()
+
+
+_has_all: list[bool] = []
+
+
+def has_all_ids() -> bool:
+    """Whether this process is in the first user namespace, or in one that maps everything; looked up once."""
+    if not _has_all:
+        with open("/proc/self/uid_map") as file:
+            _has_all.append(file.read().split() == ["0", "0", "4294967295"])
+    return _has_all[0]
 
 
 def host_ids(key: str) -> IdMap:

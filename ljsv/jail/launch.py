@@ -27,7 +27,7 @@ import resource
 from ljsv.errors import EXIT_NOT_BUILT, Fault
 from ljsv.frozen import Frozen
 from ljsv.jail import pid1, terminal
-from ljsv.jail.facts import FUSE, Facts, gather_facts
+from ljsv.jail.facts import FUSE, Facts, gather_facts, needs_map
 from ljsv.jail.failure import STAGE_EXEC, TRANSIENT, explain_failure, fault_report
 from ljsv.jail.hardening import FilterSystemCalls, found
 from ljsv.jail.ids import IdMap, open_user_namespace, preview_ids, write_maps
@@ -174,10 +174,14 @@ class Launch:
 _mapped: dict[IdMap, int] = {}
 
 
-def mapped_namespace(ids: IdMap) -> int:
-    """A user namespace with root's map for a jail, kept for its next start; -1 for others."""
-    if ids.slot < 0:
-        return -1
+def facts_of(spec: JailSpec, ids: IdMap) -> Facts:
+    """The facts for a jail with these ids; Fault where it cannot be."""
+    is_shifted = ids.slot >= 0
+    return gather_facts(spec, is_shifted=is_shifted, userns_fd=_mapped_namespace(ids) if is_shifted and needs_map(spec) else -1)
+
+
+def _mapped_namespace(ids: IdMap) -> int:
+    """A user namespace with root's map for a jail, kept for its next start."""
     if ids not in _mapped:
         while len(_mapped) >= _MAPPED_NAMESPACES_MAX:
             os.close(_mapped.popitem()[1])
@@ -235,7 +239,7 @@ def begin(spec: JailSpec, ids: IdMap, wiring: Wiring, orders_fd: int = -1, rewir
     little as can be is left for after clone3: what is written to then is a
     page of this process's own, and the one that it was a copy of is pid 1's.
     """
-    facts = gather_facts(spec, userns_fd=mapped_namespace(ids))
+    facts = facts_of(spec, ids)
     planned = _plan_once(spec, facts)
     build, launch = Build(), Launch(spec, facts, ids)
     flags = namespaces(spec) | process.CLONE_PIDFD | process.CLONE_CLEAR_SIGHAND
@@ -321,7 +325,7 @@ def _map_range(launch: Launch) -> None:
 def check_jail(spec: JailSpec) -> tuple[str, ...]:
     """What would be said of this jail if it started now; Fault where it could not. Nothing is changed."""
     ids = preview_ids(spec.directory or spec.name, is_range=spec.is_range, is_host=spec.is_privileged)
-    facts = gather_facts(spec, userns_fd=mapped_namespace(ids))
+    facts = facts_of(spec, ids)
     if spec.base_kind != IMAGE:  # an image is not mounted for that
         base_fd = os.open(spec.base_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -334,12 +338,12 @@ def check_jail(spec: JailSpec) -> tuple[str, ...]:
 def explain_jail(spec: JailSpec) -> list[str]:
     """The whole start of a jail, a line a step; nothing is changed."""
     ids = preview_ids(spec.directory or spec.name, is_range=spec.is_range, is_host=spec.is_privileged)
-    facts = gather_facts(spec, userns_fd=mapped_namespace(ids))
+    facts = facts_of(spec, ids)
     lines = explain(spec, facts, ids.describe())
     if facts.image_how == FUSE:
         lines.append(f"served from outside by {' '.join(server_spec(spec, facts).argv)}, in a jail of its own:")
         server = server_spec(spec, facts)
-        lines += [f"  {line}" for line in explain(server, gather_facts(server, userns_fd=facts.userns_fd), ids.describe())]
+        lines += [f"  {line}" for line in explain(server, facts_of(server, ids), ids.describe())]
     return lines
 
 

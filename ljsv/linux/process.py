@@ -216,12 +216,18 @@ def socket(family: int, kind: int) -> int:
     return check(LIBC.socket(family, kind, 0), "socket")
 
 
+_boot_id: list[str] = []
+
+
 def read_boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"
+    """Of this run of the kernel, "unknown" without /proc; looked up once. random(4)."""
+    if not _boot_id:
+        try:
+            with open("/proc/sys/kernel/random/boot_id") as file:
+                _boot_id.append(file.read().strip())
+        except OSError:
+            _boot_id.append("unknown")
+    return _boot_id[0]
 
 
 OOM_PROTECTED = -900

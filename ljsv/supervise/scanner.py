@@ -27,9 +27,11 @@ from ljsv.again import load_whole
 from ljsv.errors import EXIT_INTERRUPTED, EXIT_NOT_REACHED, EXIT_OK, EXIT_SYSTEM, Fault, quote
 from ljsv.jail.cgroup import survey
 from ljsv.jail.facts import host_facts
+from ljsv.jail.filters import read_filter
 from ljsv.jail.group import PREFIXES, YOUNG_S, Tree, dissolve, prepare, sweep_by_hand, sweep_groups
-from ljsv.jail.ids import sweep_slots
+from ljsv.jail.ids import has_all_ids, sweep_slots
 from ljsv.linux import files, process
+from ljsv.linux.libc import MACHINE
 from ljsv.paths import SCANNER_DIR, SERVICE_FILES, Places, is_service_name, trust_fault
 from ljsv.service import toml
 from ljsv.service.settings import Settings, read_settings
@@ -145,8 +147,7 @@ class Scanner:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)
         self.loop.watch(self.watch.fd, self._read_watch)
         self.scan_watch = self.watch.add_fd(self.scan_fd, SCAN_MASK)
-        toml.warm_up()
-        host_facts()
+        _warm_up()
         load_whole("ljsv", "ljsv.linux", "ljsv.service", "ljsv.jail", "ljsv.supervise")
         gc.collect()
         gc.freeze()
@@ -556,9 +557,10 @@ class Scanner:
     def _supervise_of(self, entry: Entry) -> str:
         """Through the descriptor, also where the directory was moved away; its runtime folder outlives even its deletion."""
         path = f"/proc/self/fd/{entry.dir_fd}/supervise"
-        folder = os.path.realpath(path)
-        if self.places.runtime and os.path.dirname(folder) == self.places.runtime:
-            entry.folder = folder
+        with suppress(OSError):  # no symlink, or none yet
+            folder = os.readlink(path)
+            if self.places.runtime and os.path.dirname(folder) == self.places.runtime:
+                entry.folder = folder
         return entry.folder or path
 
     def _spawn(self, entry: Entry) -> None:
@@ -815,6 +817,14 @@ class Scanner:
                 tell_subscribers(f"{self.places.scanner}/event", b"p")
 
 
+def _warm_up() -> None:
+    """What every supervisor would import or look up for itself, once and before the fork."""
+    toml.warm_up()
+    host_facts()
+    has_all_ids()
+    process.read_boot_id()
+    with suppress(Fault):  # none for this machine: told where a jail wants it
+        read_filter(MACHINE)
 
 
 def _holder_of(dir_fd: int) -> tuple[int, int]:
