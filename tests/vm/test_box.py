@@ -128,6 +128,6 @@ def test_power_cuts(power_on: Callable[[], Machine], pytestconfig: pytest.Config
     box = power_on()
     box.wait_page()
     assert box.count() > last
-    assert box.shell("ls /data/counter") == "upper\nwork\n"
+    assert box.shell("ls -1 /data/counter") == "upper\nwork\n"
     box.type("poweroff")
     assert box.wait_end(BOOT_S) == 0
