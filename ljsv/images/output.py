@@ -39,6 +39,7 @@ COMPRESSIONS = ("zstd", "xz", "gzip", "lz4", "none")
 LEVELS = {"zstd": "9"}
 UUID = "00000000-0000-0000-0000-000000000000"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+COARSE_CLOCK_S = 0.011  # by so much may the clock that time(2) reads be behind: a tick, at 100 Hz or more
 _TYPES = {FILE: b"0", LINK: b"2", DIRECTORY: b"5", FIFO: b"6"}
 Progress = Callable[[int], None]
 
@@ -223,11 +224,11 @@ def _latest_past(times: Iterable[int]) -> int:
     """The latest of the times that is not in the future, which clamps the others (seconds since 1970).
 
     mksquashfs 4.5 takes no time for the root of a tar: that is now, unless its clamp is earlier. So the clamp has to be
-    over when it runs: a time that a tool has rounded up to the next second is waited for.
+    over when it runs, by the clock that time(2) reads: a time that a tool has rounded up to the next second is waited for.
     """
     now = time.time()
     latest = max(moment for moment in (0, *times) if moment <= now + 1)
-    time.sleep(max(0.0, latest - now))
+    time.sleep(max(0.0, latest + COARSE_CLOCK_S - now))
     return latest
 
 
