@@ -1,7 +1,9 @@
 """Who plays in the chaos story, and what has to be true of each when it is over.
 
-`calm`, `quick` and `wander` are never told anything: whatever happens to the
-processes of ours, they go on. The others are commanded and killed as well.
+`calm`, `logged`, `quick`, `single` and `wander` are never told anything: whatever
+happens to the processes of ours, they go on. `calm` is essential, so one false
+word of its death would end the scanner; `single` runs once and never again. The
+others are commanded, killed and badly edited as well.
 """
 
 from __future__ import annotations
@@ -23,25 +25,26 @@ CHATTER = (
 FINISH = "#!/bin/sh\n" + GUARD + 'echo "finish $1 $2" >>/mark/told\n'
 FORKS = "echo run >>/mark/told\nsetsid sleep 1000 &\n(setsid sleep 1000 & ) &\n(trap '' TERM INT HUP; sleep 1000) &\nsleep 1000 & wait"
 
-RUNS = {
-    "calm": (WRITE, None, SMALL_LOG),
-    "wander": (WRITE, None, SMALL_LOG),
-    "quick": ("echo run >>/mark/told\nsleep 0.03\nexit 7", FINISH, QUICKLY),
-    "chatty": (CHATTER, None, QUICKLY + SMALL_LOG),
-    "mixed": ("echo run >>/mark/told\ntrap 'exit 3' TERM\nwhile :; do sleep 1000 & wait; done", FINISH, QUICKLY),
-    "deaf": ("echo run >>/mark/told\ntrap '' TERM HUP INT USR1 USR2 ALRM QUIT\nwhile :; do sleep 0.1; done", None, QUICKLY),
-    "forks": (FORKS, None, QUICKLY),
+RUNS: dict[str, tuple[str, dict[str, str]]] = {
+    "calm": (WRITE, {"policy": "essential = true\n" + SMALL_LOG}),
+    "logged": (WRITE, {"log__run": "#!/bin/sh\nexec cat >>/run/log/lines\n"}),
+    "wander": (WRITE, {"policy": SMALL_LOG}),
+    "quick": ("echo run >>/mark/told\nsleep 0.03\nexit 7", {"policy": QUICKLY, "finish": FINISH}),
+    "single": ("echo run >>/mark/told\nsleep 4\nexit 5", {"policy": '[restart]\nwhen = "never"\n', "finish": FINISH}),
+    "chatty": (CHATTER, {"policy": QUICKLY + SMALL_LOG}),
+    "mixed": ("echo run >>/mark/told\ntrap 'exit 3' TERM\nwhile :; do sleep 1000 & wait; done", {"policy": QUICKLY, "finish": FINISH}),
+    "deaf": ("echo run >>/mark/told\ntrap '' TERM HUP INT USR1 USR2 ALRM QUIT\nwhile :; do sleep 0.1; done", {"policy": QUICKLY}),
+    "forks": (FORKS, {"policy": QUICKLY}),
 }
-UNTOUCHED = ("calm", "wander", "quick")
-LASTING = ("calm", "wander")
+LASTING = ("calm", "logged", "wander")
+ENDING = ("quick", "single")  # of themselves
 COMMANDED = ("chatty", "mixed", "deaf", "forks")
 
 
 def bring(tree: Tree) -> dict[str, Marked]:
     """All of them, in the scan directory."""
     cast = {}
-    for name, (run, finish, policy) in RUNS.items():
-        files = {"policy": policy} | ({"finish": finish} if finish else {})
+    for name, (run, files) in RUNS.items():
         (tree.root / "marks" / name).mkdir(parents=True)
         cast[name] = Marked(tree, name, GUARD + run, **files)
     return cast
@@ -57,7 +60,7 @@ def check_numbered(service: Marked) -> list[str]:
         return [f"it has ended {len(told)} times: {service.told()}"]
     last = int(told[0].split()[1])
     expected = [f"line {number}" for number in range(1, last + 1)]
-    found = all_lines(service)
+    found = log_service_lines(service) if service.label_name == "logged" else all_lines(service)
     return [] if found in (expected, expected[:-1]) else [f"the log has not each line once: {describe_difference(found, expected)}"]
 
 
@@ -67,6 +70,11 @@ def all_lines(service: Marked) -> list[str]:
     folders = sorted(path for path in current.parent.parent.glob(f"{RENAMED[0]}*")) if service.name in RENAMED else [current.parent]
     lines = [line for folder in folders for line in read_stamped(folder / "current")]
     return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
+
+
+def log_service_lines(service: Marked) -> list[str]:
+    """What its log service has written down."""
+    return (Path(service.tree.detail(service.name)["log"]).parent / "lines").read_text().splitlines()
 
 
 RENAMED = ("wander", "wander2")
@@ -90,6 +98,12 @@ def check_quick(service: Marked) -> list[str]:
     if restarts - (runs - 1) not in {0, 1}:  # 1: the last was cut short in backoff
         problems.append(f"{runs} runs, but {restarts} restarts")
     return problems
+
+
+def check_single(service: Marked) -> list[str]:
+    """One run and its finish, and that was all, whoever was killed meanwhile."""
+    told, state = service.told(), service.state
+    return [] if (told, state) == (["run", "finish 5 0"], "down") else [f"not one run and its finish: {state}, {told}"]
 
 
 def check_chatty(service: Marked) -> list[str]:
@@ -129,7 +143,8 @@ def check_mixed(service: Marked) -> list[str]:
 
 
 CHECKS: dict[str, Callable[[Marked], list[str]]] = {
-    "calm": check_numbered, "wander": check_numbered, "quick": check_quick, "chatty": check_chatty, "mixed": check_mixed,
+    "calm": check_numbered, "logged": check_numbered, "wander": check_numbered, "quick": check_quick, "single": check_single, "chatty": check_chatty,
+    "mixed": check_mixed,
 }
 
 

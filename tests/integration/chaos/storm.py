@@ -37,6 +37,7 @@ class Storm:
         self.random = random.Random(seed)
         self.told: list[str] = []
         self.problems: list[str] = []
+        self.edited: dict[str, str] = {}  # those whose policy has a fault now, with what was there
         self.clients: list[tuple[list[str], subprocess.Popen[str]]] = []
         self.begun_at = time.monotonic()
 
@@ -91,6 +92,26 @@ class Storm:
     def up_twice(self) -> None:
         for _ in range(2):
             self.run("ljsv", "up", "calm", "-w", "5")
+
+    def upgrade(self) -> None:
+        """The tree moves to the code that it runs already: every process of ours is replaced."""
+        self.run("ljsv", "upgrade")
+
+    def edit(self) -> None:
+        """A fault in the policy of one, or the end of it; its jail is none the wiser."""
+        service = self.commanded()
+        self.tell(f"{'mend' if service.name in self.edited else 'break'} the policy of {service.name}")
+        if service.name in self.edited:
+            self.mend(service.name)
+        else:
+            path = self.tree.sv / service.name / "policy"
+            self.edited[service.name] = path.read_text()
+            path.write_text("no policy\n")
+
+    def mend(self, *names: str) -> None:
+        """These, or all that were edited."""
+        for name in names or list(self.edited):
+            (self.tree.sv / name / "policy").write_text(self.edited.pop(name))
 
     def kill_supervisor(self) -> None:
         service = self.anyone()
@@ -213,5 +234,6 @@ def start_time(pid: int) -> int:
 
 DEEDS: dict[Callable[[Storm], None], int] = {
     Storm.send_bytes: 10, Storm.command: 3, Storm.kill_supervisor: 6, Storm.kill_service: 4, Storm.kill_pid1: 2, Storm.kill_scanner: 1,
-    Storm.kill_journal: 1, Storm.kill_nursery: 1, Storm.kill_everything: 1, Storm.stall_supervisor: 2, Storm.scan_again: 1, Storm.up_twice: 1, Storm.rename: 1,
+    Storm.kill_journal: 1, Storm.kill_nursery: 1, Storm.kill_everything: 1, Storm.stall_supervisor: 2, Storm.scan_again: 1, Storm.up_twice: 1, Storm.rename: 1, Storm.upgrade: 1,
+    Storm.edit: 2,
 }

@@ -25,7 +25,7 @@ TOLD_MAX = 60
 def test_nobody_is_indispensable(scanning: Tree, pytestconfig: pytest.Config) -> None:
     """No service runs twice, none is stopped unasked, none is lost; logs, exit statuses and restart counts are right; and nothing is left."""
     cast = roles.bring(scanning)
-    for name in ("calm", "wander"):
+    for name in roles.LASTING:
         scanning.wait_state(name, "ready")
     watch, storm = Watch(cast, roles.LASTING), Storm(scanning, cast, SEED)
     watch.start()
@@ -42,14 +42,15 @@ def test_nobody_is_indispensable(scanning: Tree, pytestconfig: pytest.Config) ->
 def calm_down(tree: Tree, cast: dict[str, Marked], storm: Storm, watch: Watch) -> list[str]:
     """Everything up, then everything down, and the accounts are closed."""
     storm.reap(wait=True)
-    lasting = [name for name in roles.RUNS if name not in {"wander", "quick"}] + [cast["wander"].name]
-    done = tree.ljsv("up", *lasting, "-w", "40", code=None)
+    storm.mend()
+    endless = [service for service in cast.values() if service.label_name not in roles.ENDING]
+    done = tree.ljsv("up", *[service.name for service in endless], "-w", "40", code=None)
     problems = [] if done.returncode == 0 else [f"not everything is up again: {done.stdout}{done.stderr}"]
     problems += storm.wait_supervised()
     with contextlib.suppress(pytest.fail.Exception):  # one that was sent a signal may be between two runs
-        wait_for(lambda: all(len(service.jails()) == 1 for service in cast.values() if service.name != "quick"), "each to run", 5)
-    problems += [f"{service.name} runs in {len(service.jails())} jails" for service in cast.values() if service.name != "quick" and len(service.jails()) != 1]
-    problems += [f"{service.name} has another pid than it says" for service in cast.values() if service.name != "quick" and tree.pid(service.name) not in service.pids()]
+        wait_for(lambda: all(len(service.jails()) == 1 for service in endless), "each to run", 5)
+    problems += [f"{service.name} runs in {len(service.jails())} jails" for service in endless if len(service.jails()) != 1]
+    problems += [f"{service.name} has another pid than it says" for service in endless if tree.pid(service.name) not in service.pids()]
     for name in roles.LASTING:
         detail = tree.detail(cast[name].name)
         if detail.get("restarts") != "0" or "end" in detail:
