@@ -91,7 +91,15 @@ class Context:
         return Fault("not a service's name", path, cause, hint=f"mv {quote(path)} {quote(f'{self.shown}/web')}  # or another name", exit_code=EXIT_NO_SERVICE)
 
     def supervise_of(self, name: str) -> str:
-        return f"{self.svdir}/{name}/supervise"
+        """Where its supervisor keeps its files: ours, where the link leads to another user's but is ours to replace."""
+        directory = f"{self.svdir}/{name}"
+        try:
+            link = os.readlink(f"{directory}/supervise")
+        except OSError:
+            link = ""
+        if link and os.path.dirname(link) != self.places.runtime and not os.access(link, os.X_OK) and os.access(directory, os.W_OK):
+            return self.places.runtime_of(name) or f"{directory}/supervise"
+        return f"{directory}/supervise"
 
     def detail(self, name: str) -> dict[str, str]:
         """The service's `detail`; nothing where it is another's: a copied directory brings a foreign `supervise` along."""

@@ -97,7 +97,10 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # perhaps it was the output: do not try it again at exit
         from ljsv.cli.guess import as_typed
 
-        print_fault(Fault.from_os("system call failed", error, hint=f"LJSV_DEBUG=1 {as_typed()}  # shows where"))
+        if isinstance(error, PermissionError) and os.geteuid():
+            print_fault(Fault.from_os("not permitted", error, hint=f"sudo {as_typed()}  # if it is root's"))
+        else:
+            print_fault(Fault.from_os("system call failed", error, hint=f"LJSV_DEBUG=1 {as_typed()}  # shows where"))
         return EXIT_SYSTEM
 
 

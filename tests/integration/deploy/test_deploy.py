@@ -6,7 +6,10 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import Tree, is_alive, wait_for
 from tests.integration.chaos.marked import scanner_pid
@@ -207,6 +210,34 @@ def test_copy_of_a_plain_directory_does_not_adopt_the_other_jail(plain_tree: Tre
     (plain_tree.staging / "two").rename(plain_tree.sv / "two")
     wait_for(lambda: plain_tree.state("two") == "ready" and plain_tree.pid("two") not in {0, first}, "a jail of its own")
     assert is_alive(first)
+
+
+@pytest.fixture
+def of_root(tree: Tree) -> Iterator[Path]:
+    """A runtime directory that only root may enter, with a service's files in it."""
+    if not tree.uid:
+        pytest.skip("root may enter everything")
+    scan = Path(f"/run/ljsv/sv-{tree.scan_hash()}-root")
+    (scan / "web").mkdir(parents=True)
+    (scan / "web" / "detail").write_text("state ready\n")
+    scan.chmod(0o700)
+    yield scan / "web"
+    shutil.rmtree(scan)
+
+
+def test_given_to_a_user_by_root(tree: Tree, of_root: Path) -> None:
+    """What root has run once leads into root's runtime directory: `chown -R` makes it the user's; before that it says whose it is."""
+    path = tree.write("web")
+    (path / "supervise").symlink_to(of_root)
+    path.rename(tree.sv / "web")
+    os.chown(tree.sv / "web", 0, 0)
+    done = tree.ljsv("up", "web", code=111)
+    assert "not permitted" in done.stderr and "hint: sudo ljsv" in done.stderr
+    assert "not yours to see" in tree.ljsv("status").stdout
+    os.chown(tree.sv / "web", tree.uid, tree.uid)
+    assert "unsupervised" in tree.ljsv("status", "web", code=3).stdout
+    tree.ljsv("up", "web")
+    assert Path(os.readlink(tree.sv / "web" / "supervise")) == Path(tree.env["XDG_RUNTIME_DIR"]) / "ljsv" / f"sv-{tree.scan_hash()}" / "web"
 
 
 def test_directory_deleted_while_its_supervisor_is_dead_leaves_no_jail(scanning: Tree) -> None:
