@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from binascii import crc32
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -324,16 +325,19 @@ class Tree:
                 shutil.rmtree(self.root / name)
         if os.geteuid() == 0 and not self.uid:
             for base in ("/run/ljsv", "/var/log/ljsv", "/var/lib/ljsv"):
-                for path in Path(base).glob(f"sv-{self.scan_hash()}"):
-                    shutil.rmtree(path)
+                for svdir in {self.sv, *(path for path in self.root.iterdir() if path.is_dir())}:  # a test may have renamed it
+                    shutil.rmtree(f"{base}/{svdir.name}-{scan_hash(svdir)}", ignore_errors=True)
         if hasattr(self, "runtime"):
             shutil.rmtree(self.runtime)
         shutil.rmtree(self.root)
 
     def scan_hash(self) -> str:
-        from binascii import crc32
+        return scan_hash(self.sv)
 
-        return f"{crc32(str(self.sv.resolve()).encode()):08x}"
+
+def scan_hash(svdir: Path) -> str:
+    """What tells a scan directory from others of its name."""
+    return f"{crc32(str(svdir.resolve()).encode()):08x}"
 
 
 def _read_quietly(path: Path) -> bytes:
