@@ -98,7 +98,7 @@ def build(top: Path) -> None:
     """All files of the box, in `top`, which is made."""
     top.mkdir(parents=True, exist_ok=True)
     with image._locked():
-        package = image._fetch_kernel()
+        package = image._fetch_packages()[0]
     with tempfile.TemporaryDirectory(prefix="ljsv-box-image.") as name:
         work = Path(name)
         image._run("dpkg-deb", "-x", package, work / "unpacked")

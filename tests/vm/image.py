@@ -49,6 +49,7 @@ PACKAGES = (
     "login", "mount", "passwd", "procps", "python3-minimal", "python3.11", "python3.11-minimal", "runit", "s6", "sed", "squashfs-tools",
     "squashfuse", "strace", "systemd", "tar", "uidmap", "util-linux", "util-linux-extra",
 )
+UNPACKED = ("libeinfo1", "librc1", "openrc")  # fetched: installed they would change how this machine boots
 DISTRIBUTIONS = ("pytest", "hypothesis", "dockerfile", "PyYAML")  # beside what ljsv itself requires
 SITE = "usr/local/lib/python3.11/dist-packages"
 COPIED = ("/bin/", "/sbin/", "/lib/", "/lib64/", "/usr/bin/", "/usr/sbin/", "/usr/lib/")
@@ -103,12 +104,12 @@ def find_missing() -> list[str]:
 def get_image() -> Image:
     """The image of now; fetched and built where the cache has none."""
     with _locked():
-        package = _fetch_kernel()
-        contents = _describe_contents(package)
+        kernel, *others = _fetch_packages()
+        contents = _describe_contents(kernel, *others)
         image = CACHE / f"image-{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
         if not image.exists():
             with _building() as building:
-                _build(building, package)
+                _build(building, kernel, others)
                 (building / "contents").write_text(contents)
                 building.rename(image)
         os.utime(image)
@@ -179,10 +180,12 @@ def _building() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _fetch_kernel() -> Path:
-    """The package with the kernel that KERNEL depends on, from the cache or by apt with lists of its own."""
-    for path in CACHE.glob("linux-image-*.deb"):
-        return path
+def _fetch_packages() -> list[Path]:
+    """The package with the kernel that KERNEL depends on, and UNPACKED; from the cache or by apt with lists of its own."""
+    patterns = ["linux-image-*.deb", *(f"{name}_*.deb" for name in UNPACKED)]
+    cached = [sorted(CACHE.glob(pattern))[-1:] for pattern in patterns]
+    if all(cached):
+        return [path for found in cached for path in found]
     with _building() as building:
         apt = ("-qq", "-o", f"Dir::State::lists={building}/lists", "-o", f"Dir::Cache={building}/cache",
                "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root")
@@ -190,16 +193,17 @@ def _fetch_kernel() -> Path:
             (building / name).mkdir(parents=True)
         _run("apt-get", *apt, "update")
         depends = _run("apt-cache", *apt, "depends", "--important", KERNEL)
-        _run("apt-get", *apt, "download", *re.findall(r"Depends: (linux-image-\S+)", depends), cwd=building)
-        (package,) = building.glob("linux-image-*.deb")
-        return package.rename(CACHE / package.name)
+        _run("apt-get", *apt, "download", *re.findall(r"Depends: (linux-image-\S+)", depends), *UNPACKED, cwd=building)
+        fetched = [next(building.glob(pattern)) for pattern in patterns]
+        return [package.rename(CACHE / package.name) for package in fetched]
 
 
-def _describe_contents(package: Path) -> str:
+def _describe_contents(*packages: Path) -> str:
     """All that an image is made of, a line each."""
     installed = _run("dpkg-query", "-W", "-f", "${Package} ${Version}\n", *_list_packages())
     distributions = "".join(f"{found.name} {found.version}\n" for found in _list_distributions())
-    return f"{package.name}\n{installed}{distributions}{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}\n"
+    fetched = "".join(f"{package.name}\n" for package in packages)
+    return f"{fetched}{installed}{distributions}{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}\n"
 
 
 def _list_packages() -> list[str]:
@@ -227,16 +231,18 @@ def _list_requirements(name: str) -> list[str]:
 # ---- the image
 
 
-def _build(building: Path, package: Path) -> None:
+def _build(building: Path, package: Path, others: list[Path]) -> None:
     unpacked = building / "unpacked"
     _run("dpkg-deb", "-x", package, unpacked)
     (kernel,) = unpacked.glob("boot/vmlinuz-*")
     kernel.rename(building / "kernel")
+    for other in others:
+        _run("dpkg-deb", "-x", other, building / "others")
     (building / "initramfs").write_bytes(_pack_initramfs(building / "early", unpacked))
     root = building / "root"
-    _stage_root(root)
+    _stage_root(root, building / "others")
     _make_disk(building / "disk", root)
-    for path in (unpacked, building / "early", root):
+    for path in (unpacked, building / "others", building / "early", root):
         shutil.rmtree(path)
 
 
@@ -269,7 +275,7 @@ def _order_modules(unpacked: Path, names: tuple[str, ...] = MODULES) -> list[Pat
     return ordered
 
 
-def _stage_root(root: Path) -> None:
+def _stage_root(root: Path, others: Path) -> None:
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
@@ -284,6 +290,10 @@ def _stage_root(root: Path) -> None:
     for path in _run("dpkg", "-L", *_list_packages()).splitlines():
         if path.startswith(COPIED):
             _copy(Path(path), root)
+    for path in others.rglob("*"):
+        name = f"/{path.relative_to(others)}"
+        if name.startswith(COPIED):
+            _copy(path, root, name)
     _copy(Path("/bin/sh"), root)  # no package's own: a choice of the administrator's
     for found in _list_distributions():
         for file in found.files or ():
