@@ -107,15 +107,16 @@ def test_panic_is_told_with_the_log_of_the_kernel() -> None:
 
 def test_image_is_built_once_also_by_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed build left is removed; the second one waits, and builds and fetches nothing."""
-    (package,) = image.CACHE.glob("linux-image-*.deb")
-    (tmp_path / package.name).symlink_to(package)
+    packages = list(image.CACHE.glob("*.deb"))
+    for package in packages:
+        (tmp_path / package.name).symlink_to(package)
     (tmp_path / "building/half").mkdir(parents=True)
     monkeypatch.setenv("LJSV_VM_CACHE", str(tmp_path))
     builders = [subprocess.Popen([sys.executable, "-m", "tests.vm.image"], cwd=image.CHECKOUT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     first, second = (builder.communicate(timeout=image.COMMAND_TIMEOUT_S)[0] for builder in builders)
     assert first == second and all(Path(line).is_file() for line in first.splitlines())
-    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == ["image", "linux", "lock"]
     (built,) = tmp_path.glob("image-*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([built.name, "lock", *(package.name for package in packages)])
     assert sorted(path.name for path in built.iterdir()) == ["contents", "disk", "initramfs", "kernel"]
 
 
