@@ -98,6 +98,18 @@ def test_everything_killed_and_rebooted(power_on: Callable[[], Machine], pytestc
     assert box.count() > last
 
 
+def test_hung_init_is_reset(power_on: Callable[[], Machine]) -> None:
+    """PID 1 feeds the watchdog for longer than its timeout; frozen it no longer does, and the machine is reset."""
+    box = power_on()
+    box.wait_page()
+    timeout_s = float(box.shell("cat /sys/class/watchdog/watchdog0/timeout"))
+    time.sleep(timeout_s + 5)
+    assert box.shell(STATUS) == ALL_READY
+    box.type("mkdir /sys/fs/cgroup/hung && echo 1 > /sys/fs/cgroup/hung/cgroup.procs && echo 1 > /sys/fs/cgroup/hung/cgroup.freeze")
+    assert box.wait_end(BOOT_S) == 0
+    assert "softdog: Initiating system reboot" in box.said()
+
+
 def _check_oom(box: Machine) -> None:
     """Scanner and supervisors are spared when memory is short, services are as any other process."""
     listing = box.shell("for p in /proc/[0-9]*; do echo $(cat $p/oom_score_adj $p/comm); done 2>/dev/null").splitlines()
