@@ -14,6 +14,7 @@ from typing import Any
 
 MESSAGE_MAX = 4096
 BACKLOG_MAX = 256
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 class Events:
@@ -30,7 +31,7 @@ class Events:
         message = {"time": time.time_ns(), "level": level, "service": self.source, "event": event, **fields}
         if self._dropped:
             message["dropped"] = self._dropped
-        line = json.dumps(message, ensure_ascii=False, default=str).encode(errors="replace") + b"\n"
+        line = _encode(message).encode(errors="replace") + b"\n"
         if len(line) > MESSAGE_MAX:
             text = {key: str(value)[:200] for key, value in message.items() if key not in {"time", "dropped"}}
             line = json.dumps({"time": message["time"], **text}).encode()[: MESSAGE_MAX - 1] + b"\n"

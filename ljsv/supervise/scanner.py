@@ -20,7 +20,6 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from ljsv import __version__, status
 from ljsv.again import load_whole
@@ -32,59 +31,30 @@ from ljsv.jail.group import PREFIXES, YOUNG_S, Tree, dissolve, prepare, sweep_by
 from ljsv.jail.ids import has_all_ids, sweep_slots
 from ljsv.linux import files, process
 from ljsv.linux.libc import MACHINE
-from ljsv.paths import SCANNER_DIR, SERVICE_FILES, Places, is_service_name, trust_fault
+from ljsv.paths import SCANNER_DIR, SERVICE_FILES, Places, is_service_name
 from ljsv.service import toml
 from ljsv.service.settings import Settings, read_settings
 from ljsv.supervise.arrival import TOO_LARGE, DirectoryWatches, look_at
-from ljsv.supervise.attendants import Journal, Nursery, forget_signals
+from ljsv.supervise.attendants import Journal, Nursery
 from ljsv.supervise.command import ESSENTIAL_FAILED
 from ljsv.supervise.directory import format_identity, open_fifo, tell_subscribers
 from ljsv.supervise.events import Events
 from ljsv.supervise.loop import Loop, now
 from ljsv.supervise.notify import notify, say_reloading
-from ljsv.supervise.orphans import find_jails, mark_of
-from ljsv.supervise.process import supervise
 from ljsv.supervise.settle import BELOW_QUIET_S, Settling
+from ljsv.supervise.supervisors import STOP_TRIES, Entry, Identity, Supervisors
 from ljsv.supervise.sweep import sweep
 from ljsv.supervise.watch import RUNTIME_MASK, SCAN_MASK, Change, Watch
 
 RUNTIME_NAMES = frozenset({"", SCANNER_DIR, "control", "events", "event", "pid"})
-Identity = tuple[int, int, int]
 SERVICES_MAX = 10_000
 NOFILE = 65536
-RESPAWN_FIRST_S = 1.0
-RESPAWN_MAX_S = 60.0
-LIVED_LONG_S = 10.0
-STOP_TRIES = 5
 SWEEP_AFTER_S, SWEEPS_MAX = 0.5, 120
 RUNTIME_QUIET_S = 1.0
-HELD_BACK = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 CAUGHT = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 GROUP_ROOT = "LJSV_CGROOT"
 TAKEN_OVER = "LJSV_TAKEN_OVER"  # in the environment of a scanner that replaces itself: the descriptor with the lock
 COMMAND_MAX = 4096
-
-
-@dataclass
-class Entry:
-    """One service directory, as long as the scanner has to do with it."""
-
-    name: str
-    identity: Identity
-    dir_fd: int
-    settling: Settling | None = None
-    watches: set[int] = field(default_factory=set)
-    pidfd: int = -1
-    pid: int = 0
-    is_child: bool = False
-    begun_fd: int = -1
-    spawned_at: float = 0.0
-    failures: int = 0
-    folder: str = ""  # its supervise directory, where that is a runtime folder
-    is_leaving: bool = False  # its directory is gone: the supervisor has been told to exit
-    is_exited: bool = False  # told to exit by a client: not started again by itself
-    problem: str = ""  # why nobody supervises it
-    held_fds: list[int] = field(default_factory=list)  # its FIFOs, while one supervisor hands over to the next
 
 
 class Scanner:
@@ -101,20 +71,17 @@ class Scanner:
         self.by_name: dict[str, Entry] = {}
         self.waiting: set[str] = set()  # names whose directory waits for the end of one before it
         self.exit_code: int | None = None
-        self.is_stopping = False
         self.is_ready = False
         self.scan_watch = -1
         self.runtime_watches: set[int] = set()
         self.control_fd = self.events_fd = -1
         self.groups = Tree()
-        self.jails: dict[str, list[int]] = {}  # that were there when it began
         self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._problems = ""
         self.settings = Settings()
         self.sweeps_left = 0
         self.scan_fd = int(os.environ.pop(TAKEN_OVER, "-1"))
-        self.is_replacing = self.scan_fd >= 0  # every supervisor that lives, by one of this code and with these groups
-        self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
+        self.is_taken_over = self.scan_fd >= 0
 
     # ---- life of the scanner
 
@@ -130,7 +97,6 @@ class Scanner:
         os.umask(0o022)
         self._make_runtime()
         self.groups = prepare(survey(os.environ.get(GROUP_ROOT, "")), os.path.basename(self.places.state))
-        self.is_replacing |= self.groups.is_regained
         self.events = Events(self.events_fd, "")
         self.nursery = Nursery(self.loop, self.events, self.places.svdir)
         self.nursery.start()  # in our own group, wherever that is by now
@@ -152,20 +118,23 @@ class Scanner:
         gc.collect()
         gc.freeze()
         self.events.send("scanner started", pid=os.getpid(), svdir=self.places.svdir, version=__version__)
-        self.jails = find_jails()
+        self.supervisors = Supervisors(
+            self.places, self.loop, self.events, self.groups, self.nursery.orders_fd, self.nofile, self.settings.log_cap, self._supervisor_ended,
+        )
+        self.supervisors.is_replacing = self.is_taken_over or self.groups.is_regained
         self._reconcile(self._list(), arrived=frozenset())
-        self.is_replacing = False
+        self.supervisors.is_replacing = False
         self._sweep_soon()
         self._say_ready()
         self.loop.on_error = self._loop_error
         self.loop.run(self._after_turn)
         self.events.send("scanner ended", exit=self.exit_code)
         self.journal.end(signal.SIGTERM)
-        if self.is_stopping:
+        if self.supervisors.is_stopping:
             self.nursery.end(signal.SIGKILL)  # else it ends with the last supervisor
         with suppress(OSError):
             os.unlink(f"{self.places.scanner}/pid")
-        if self.is_stopping:
+        if self.supervisors.is_stopping:
             dissolve(self.groups)
         return self.exit_code if self.exit_code is not None else EXIT_SYSTEM
 
@@ -241,7 +210,7 @@ class Scanner:
             self.events.flush()
         self._say_ready()
         self._write_problems()
-        if self.is_stopping and not any(entry.pidfd >= 0 for entry in self.entries.values()):
+        if self.supervisors.is_stopping and not any(entry.pidfd >= 0 for entry in self.entries.values()):
             self.loop.stop()
 
     def _interrupted(self) -> None:
@@ -250,9 +219,9 @@ class Scanner:
 
     def _stop_everything(self, code: int) -> None:
         """TERM to each supervisor, and wait for all of them; a second time, do not wait."""
-        if self.is_stopping:
+        if self.supervisors.is_stopping:
             self.loop.stop()
-        self.is_stopping = True
+        self.supervisors.is_stopping = True
         if self.is_foreground:
             notify("STOPPING=1", "STATUS=stopping all services")
         self.exit_code = code
@@ -261,14 +230,7 @@ class Scanner:
                 self._forget(entry)
             else:
                 entry.failures = 0
-                self._stop(entry, signal.SIGUSR1)
-
-    def _stop(self, entry: Entry, number: int = signal.SIGTERM) -> None:
-        """TERM to its supervisor, or USR1: exit in order. A jail that has lost its supervisor gets one, so that it is stopped as well."""
-        if entry.pidfd < 0 and not entry.is_exited and entry.failures < STOP_TRIES:
-            entry.failures += 1
-            self._spawn(entry)
-        self._tell(entry, number)
+                self.supervisors.stop(entry, signal.SIGUSR1)
 
     def _leave_running(self) -> None:
         if self.is_foreground:
@@ -286,7 +248,7 @@ class Scanner:
             if pid == 0:
                 return
             if any(entry.pid == pid for entry in self.entries.values()):
-                self.exits[pid] = wait_status
+                self.supervisors.exits[pid] = wait_status
 
     # ---- what is in the scan directory
 
@@ -320,14 +282,14 @@ class Scanner:
         if dirty:
             self._reconcile(sorted(dirty), arrived=frozenset(arrived))
         for entry in touched.values():
-            self._tell(entry, signal.SIGHUP)
+            self.supervisors.tell(entry, signal.SIGHUP)
 
     def _check_svdir(self) -> None:
         """The scan directory itself was deleted or renamed: nothing here is ours to scan any more."""
         with suppress(OSError):
             if os.path.samestat(os.stat(self.places.svdir), os.fstat(self.scan_fd)):
                 return
-        if not self.is_stopping:
+        if not self.supervisors.is_stopping:
             self.events.send("the scan directory is gone: stopping everything", "error", svdir=self.places.svdir)
             self._stop_everything(EXIT_SYSTEM)
 
@@ -396,10 +358,10 @@ class Scanner:
     def _rename(self, entry: Entry, name: str) -> None:
         if self.by_name.get(entry.name) is entry:
             del self.by_name[entry.name]
-        self._supervise_of(entry)  # it keeps its runtime folder
+        self.supervisors.folder_of(entry)  # it keeps its runtime folder
         entry.name = name
         self.by_name[name] = entry
-        self._tell(entry, signal.SIGHUP)
+        self.supervisors.tell(entry, signal.SIGHUP)
 
     def _renamed_away(self, entry: Entry) -> bool:
         """Whether the directory has another name in here by now; it then has it in our books as well."""
@@ -423,14 +385,23 @@ class Scanner:
         entry.failures = 0
         if not entry.settling:
             self.events.send("directory gone: stopping", name=entry.name)
-            self._stop(entry)
+            self.supervisors.stop(entry)
+        if entry.pidfd < 0:
+            self._forget(entry)
+
+    def _supervisor_ended(self, entry: Entry, is_told: bool) -> None:  # noqa: FBT001 - a callback
+        if not entry.is_leaving and not self.supervisors.is_stopping:
+            self.supervisors.follow(entry, is_told=is_told)
+            return
+        if not is_told and entry.failures < STOP_TRIES:
+            self.supervisors.stop(entry, signal.SIGUSR1 if self.supervisors.is_stopping else signal.SIGTERM)
         if entry.pidfd < 0:
             self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
         self.loop.set_timer(f"entry {entry.identity}", None, lambda: None)
         self.watches.remove(entry)
-        self._release(entry)
+        self.supervisors.release(entry)
         if entry.begun_fd >= 0:
             self.loop.forget(entry.begun_fd)
             os.close(entry.begun_fd)
@@ -439,7 +410,7 @@ class Scanner:
         self.entries.pop(entry.identity, None)
         if self.by_name.get(entry.name) is entry:
             del self.by_name[entry.name]
-        if not self.is_stopping:
+        if not self.supervisors.is_stopping:
             waiting, self.waiting = sorted(self.waiting), set()
             self._reconcile(waiting, arrived=frozenset(waiting))
             self._sweep_soon()
@@ -451,7 +422,7 @@ class Scanner:
 
     def _sweep(self) -> None:
         """End what lives in the runtime directory without a service directory; again until nothing is left."""
-        if self.is_stopping:
+        if self.supervisors.is_stopping:
             return
         identities = {format_identity(identity) for identity in self.entries}
         self.sweeps_left -= 1
@@ -469,7 +440,7 @@ class Scanner:
     # ---- arrival and settling
 
     def _enter(self, name: str, fd: int, identity: Identity, *, is_whole: bool) -> None:
-        if self.is_stopping or len(self.entries) >= SERVICES_MAX:
+        if self.supervisors.is_stopping or len(self.entries) >= SERVICES_MAX:
             os.close(fd)
             return
         age = time.time() - os.fstat(fd).st_ctime
@@ -477,9 +448,9 @@ class Scanner:
         self.entries[identity] = self.by_name[name] = entry
         self._watch_entry(entry)
         is_link = os.path.islink(f"{self.places.svdir}/{name}")
-        has_lived = os.path.exists(f"{self._supervise_of(entry)}/jail")
-        if is_whole or is_link or not 0 <= age < BELOW_QUIET_S or has_lived or self._supervisor_of(entry):
-            self._spawn(entry)
+        has_lived = os.path.exists(f"{self.supervisors.folder_of(entry)}/jail")
+        if is_whole or is_link or not 0 <= age < BELOW_QUIET_S or has_lived or self.supervisors.find(entry):
+            self.supervisors.spawn(entry)
             return
         entry.settling = Settling(now(), now())
         self._watch_entry(entry, is_settling=True)
@@ -529,84 +500,9 @@ class Scanner:
         entry.settling = None
         self.watches.remove(entry)
         self._watch_entry(entry)
-        self._spawn(entry)
+        self.supervisors.spawn(entry)
 
-    # ---- supervisors
-
-    def _supervisor_of(self, entry: Entry) -> tuple[int, int] | None:
-        """(pid, start time) of a supervisor that holds the lock on this directory, as its `detail` says."""
-        try:
-            probe_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return None  # gone, or not ours to open any more: a new supervisor will say so
-        try:
-            fcntl.flock(probe_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass
-        else:
-            return None
-        finally:
-            os.close(probe_fd)
-        words: list[str] = []
-        with suppress(OSError):
-            words = status.read_detail(self._supervise_of(entry)).get("supervisor", "").split()
-        if len(words) == 2:
-            return int(words[0]), int(words[1])
-        return _holder_of(entry.dir_fd)
-
-    def _supervise_of(self, entry: Entry) -> str:
-        """Through the descriptor, also where the directory was moved away; its runtime folder outlives even its deletion."""
-        path = f"/proc/self/fd/{entry.dir_fd}/supervise"
-        with suppress(OSError):  # no symlink, or none yet
-            folder = os.readlink(path)
-            if self.places.runtime and os.path.dirname(folder) == self.places.runtime:
-                entry.folder = folder
-        return entry.folder or path
-
-    def _spawn(self, entry: Entry) -> None:
-        """A supervisor for this directory: the one that is there already, or a new one."""
-        why = trust_fault(f"/proc/self/fd/{entry.dir_fd}", os.geteuid(), strict=os.geteuid() == 0)
-        if why:
-            self._not_supervised(entry, f"root will not run it: the directory {why}")
-            return
-        living = self._supervisor_of(entry)
-        if living is not None:
-            entry.pidfd = process.open_process(*living) if living[0] else -1
-            # The one that is named is dead: another has just begun, or what runs in the jail holds the lock, since it
-            # sees the directory. A second look tells; supervise/lock, which no jail sees, decides.
-            is_jail = entry.pidfd < 0 and living[0] and entry.failures > 0
-            if entry.pidfd < 0 and not is_jail:
-                self._respawn_later(entry)
-                return
-            if is_jail:
-                living = None
-                self.events.send("the service directory is locked by what is no supervisor: not waiting for it", "warning", name=entry.name)
-            else:
-                entry.pid, entry.is_child = living[0], False
-        if living is None and not self._fork(entry):
-            return
-        entry.problem = ""
-        entry.is_exited = False
-        entry.spawned_at = now()
-        self.loop.watch(entry.pidfd, lambda: self._supervisor_ended(entry))
-        if living is not None and self.is_replacing:
-            self._replace(entry)
-        elif living is not None:
-            self._tell(entry, signal.SIGHUP)
-
-    def _replace(self, entry: Entry) -> None:
-        """Another supervisor takes the service over; whoever looks at its FIFOs meanwhile finds them held."""
-        supervise_path = self._supervise_of(entry)
-        for path in (supervise_path, f"/proc/self/fd/{entry.dir_fd}/log/supervise"):
-            for name in ("ok", "control"):
-                with suppress(OSError):
-                    entry.held_fds.append(os.open(f"{path}/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-        self._tell(entry, signal.SIGUSR2)
-
-    @staticmethod
-    def _release(entry: Entry) -> None:
-        while entry.held_fds:
-            os.close(entry.held_fds.pop())
+    # ---- clients, and our own folder
 
     def _upgrade(self) -> None:
         """Become a scanner of the code that is installed now, in this process; the supervisors follow one by one."""
@@ -628,133 +524,6 @@ class Scanner:
                 notify("READY=1", "STATUS=could not upgrade: see the journal")
             self.journal.start()
 
-    def _lost_jails(self, entry: Entry) -> dict[str, list[int]]:
-        """What may run for this directory, by mark, where its supervise directory knows of nothing."""
-        if os.path.exists(f"{self._supervise_of(entry)}/detail"):
-            return {}
-        jails = find_jails() if entry.spawned_at else self.jails
-        marks = [mark_of(entry.identity)]
-        with suppress(OSError):
-            log_fd = os.open("log", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=entry.dir_fd)
-            marks.append(mark_of(files.read_identity(log_fd)))
-            os.close(log_fd)
-        return {mark: jails[mark] for mark in marks if mark in jails}
-
-    def _fork(self, entry: Entry) -> bool:
-        lost = self._lost_jails(entry)
-        begun_fd, begun_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # until the child can take them
-        try:
-            pid, pidfd = process.clone3(process.CLONE_PIDFD)
-        except OSError as error:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-            os.close(begun_fd)
-            os.close(begun_w)
-            self.events.send("cannot fork", "error", name=entry.name, cause=error.strerror)
-            self._respawn_later(entry)
-            return False
-        if pid == 0:
-            self._become_supervisor(entry, begun_w, lost)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-        os.close(begun_w)
-        entry.pid, entry.pidfd, entry.begun_fd, entry.is_child = pid, pidfd, begun_fd, True
-        self.loop.watch(begun_fd, lambda: self._supervisor_began(entry))
-        return True
-
-    def _become_supervisor(self, entry: Entry, begun_w: int, lost: dict[str, list[int]]) -> None:
-        """In the child. Never returns."""
-        code = 111
-        try:
-            os.setsid()
-            forget_signals()
-            # The lock is on this description of the directory, which nobody else has.
-            dir_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
-                os.dup2(null_fd, standard)
-            process.close_all_except(0, 1, 2, dir_fd, self.events_fd, self.nursery.orders_fd, begun_w)
-            with suppress(BlockingIOError):  # then supervise/lock decides, see _spawn
-                fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            supervise(self.places, entry.name, dir_fd, self.events_fd, begun_w, self.nofile, self.groups, self.nursery.orders_fd, self.settings.log_cap, lost)
-        except OSError as error:
-            os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self.places.svdir}/{entry.name}')}".encode())
-        finally:
-            os._exit(code)
-
-    def _supervisor_began(self, entry: Entry) -> None:
-        """It has announced itself (end of file), or says why it could not."""
-        text = b""
-        with suppress(BlockingIOError):
-            text = os.read(entry.begun_fd, 4096)
-        self.loop.forget(entry.begun_fd)
-        os.close(entry.begun_fd)
-        entry.begun_fd = -1
-        self._release(entry)
-        self._supervise_of(entry)
-        entry.problem = " hint: ".join(line for line in text.decode(errors="replace").split("\n") if line)
-        tell_subscribers(f"{self.places.scanner}/event", b"s")
-
-    def _supervisor_ended(self, entry: Entry) -> None:
-        if entry.begun_fd >= 0:
-            self._supervisor_began(entry)
-        self.loop.forget(entry.pidfd)
-        os.close(entry.pidfd)
-        is_told = self._was_told(entry)
-        entry.pidfd, entry.pid = -1, 0
-        if entry.is_leaving or self.is_stopping:
-            if not is_told and entry.failures < STOP_TRIES:
-                self._stop(entry, signal.SIGUSR1 if self.is_stopping else signal.SIGTERM)
-            if entry.pidfd < 0:
-                self._forget(entry)
-            return
-        if is_told and not entry.problem:
-            entry.is_exited = True
-            entry.problem = "its supervisor was told to exit"
-            return
-        if not entry.problem:
-            self.events.send("supervisor gone: starting another", "warning", name=entry.name)
-        if now() - entry.spawned_at >= LIVED_LONG_S:
-            entry.failures = 0
-        self._respawn_later(entry)
-
-    def _was_told(self, entry: Entry) -> bool:
-        """Whether it ended as it was told: a child of ours by its exit code, another by its last word."""
-        if entry.is_child:
-            with suppress(ChildProcessError):
-                pid, wait_status = os.waitpid(entry.pid, os.WNOHANG)
-                if pid:
-                    return wait_status == 0
-            return self.exits.pop(entry.pid, -1) == 0
-        with suppress(OSError):
-            return status.read_detail(self._supervise_of(entry)).get("supervisor") == "-"
-        return False
-
-    def _respawn_later(self, entry: Entry) -> None:
-        """Again: the first time at once, then after growing waits."""
-        wait = 0.0 if not entry.failures and not entry.problem else min(RESPAWN_MAX_S, RESPAWN_FIRST_S * 2.0 ** min(entry.failures, 10))
-        entry.failures += 1
-        self.loop.set_timer(f"entry {entry.identity}", now() + wait, lambda: self._respawn(entry))
-
-    def _respawn(self, entry: Entry) -> None:
-        if entry.pidfd < 0 and not entry.is_leaving and not self.is_stopping:
-            self._spawn(entry)
-
-    def _not_supervised(self, entry: Entry, why: str) -> None:
-        if entry.problem != why:
-            self.events.send("not supervised", "error", name=entry.name, cause=why)
-        entry.problem = why
-
-    def _tell(self, entry: Entry, number: int) -> None:
-        """A signal to the supervisor; a directory without one is looked at again."""
-        if entry.pidfd >= 0:
-            with suppress(OSError):
-                signal.pidfd_send_signal(entry.pidfd, number)
-        elif number == signal.SIGHUP and not entry.is_exited and not entry.settling:
-            entry.failures = 0
-            self._respawn(entry)
-
-    # ---- clients, and our own folder
-
     def _read_control(self) -> None:
         try:
             text = os.read(self.control_fd, COMMAND_MAX).decode(errors="replace")
@@ -766,7 +535,7 @@ class Scanner:
                 self._stop_everything(EXIT_OK)
             elif verb == "upgrade":
                 self._upgrade()
-            elif verb == "essential" and not self.is_stopping:
+            elif verb == "essential" and not self.supervisors.is_stopping:
                 self.events.send("stopping everything: an essential service has failed", "error", name=name)
                 self._stop_everything(EXIT_NOT_REACHED)
             elif verb == "rescan":
@@ -783,10 +552,10 @@ class Scanner:
             entry.settling = None
             self.watches.remove(entry)
             self._watch_entry(entry)
-            self._spawn(entry)
+            self.supervisors.spawn(entry)
         elif entry.pidfd < 0 and not entry.is_leaving:
             entry.failures = 0
-            self._respawn(entry)
+            self.supervisors.respawn(entry)
         tell_subscribers(f"{self.places.scanner}/event", b"s")
 
     def _folder_names(self) -> set[str]:
@@ -804,7 +573,7 @@ class Scanner:
                 return
             self.journal.signal(signal.SIGTERM)
         for entry in self.entries.values():
-            self._tell(entry, signal.SIGHUP)
+            self.supervisors.tell(entry, signal.SIGHUP)
 
     def _write_problems(self) -> None:
         """`problems`: a line for each name that nobody supervises, and why."""
@@ -825,17 +594,6 @@ def _warm_up() -> None:
     process.read_boot_id()
     with suppress(Fault):  # none for this machine: told where a jail wants it
         read_filter(MACHINE)
-
-
-def _holder_of(dir_fd: int) -> tuple[int, int]:
-    """(pid, start time) of the supervisor that holds the lock, where its supervise directory has vanished; zeros for none."""
-    pid = process.find_lock_holder(dir_fd)
-    with suppress(OSError):
-        in_our_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino
-        with open(f"/proc/{pid}/comm", errors="replace") as file:
-            if pid and in_our_namespace and file.read().startswith("ljsv "):
-                return pid, process.read_start_time(pid)
-    return 0, 0
 
 
 def main() -> int:

@@ -1,0 +1,313 @@
+"""The scanner's supervisors: found by the locks that they hold, or forked, and started again when they end.
+
+A supervisor that lives when a scanner begins is left alone; one that ends
+unasked is followed by another, the first time at once and then after growing
+waits. A directory whose supervise directory knows of nothing is searched for
+jails that may be its own, so that none runs twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ljsv import status
+from ljsv.errors import quote
+from ljsv.linux import files, process
+from ljsv.paths import trust_fault
+from ljsv.supervise.attendants import forget_signals
+from ljsv.supervise.directory import tell_subscribers
+from ljsv.supervise.loop import now
+from ljsv.supervise.orphans import find_jails, mark_of
+from ljsv.supervise.process import supervise
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ljsv.jail.group import Tree
+    from ljsv.paths import Places
+    from ljsv.supervise.events import Events
+    from ljsv.supervise.loop import Loop
+    from ljsv.supervise.settle import Settling
+
+RESPAWN_FIRST_S = 1.0
+RESPAWN_MAX_S = 60.0
+LIVED_LONG_S = 10.0
+STOP_TRIES = 5
+HELD_BACK = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+Identity = tuple[int, int, int]
+
+
+@dataclass
+class Entry:
+    """One service directory, as long as the scanner has to do with it."""
+
+    name: str
+    identity: Identity
+    dir_fd: int
+    settling: Settling | None = None
+    watches: set[int] = field(default_factory=set)
+    pidfd: int = -1
+    pid: int = 0
+    is_child: bool = False
+    begun_fd: int = -1
+    spawned_at: float = 0.0
+    failures: int = 0
+    folder: str = ""  # its supervise directory, where that is a runtime folder
+    is_leaving: bool = False  # its directory is gone: the supervisor has been told to exit
+    is_exited: bool = False  # told to exit by a client: not started again by itself
+    problem: str = ""  # why nobody supervises it
+    held_fds: list[int] = field(default_factory=list)  # its FIFOs, while one supervisor hands over to the next
+
+
+class Supervisors:
+    """`on_end` is told of one that has ended, and whether it was told to.
+
+    `is_replacing`: whoever lives already is replaced by one of this code and
+    with these groups. `is_stopping`: none is started again by itself.
+    """
+
+    def __init__(
+        self, places: Places, loop: Loop, events: Events, groups: Tree, orders_fd: int, nofile: tuple[int, int], log_cap: int,
+        on_end: Callable[[Entry, bool], None],
+    ) -> None:
+        self._places = places
+        self._loop = loop
+        self._events = events
+        self._groups = groups
+        self._orders_fd = orders_fd
+        self._nofile = nofile
+        self._log_cap = log_cap
+        self._on_end = on_end
+        self._jails = find_jails()  # that were there when it began
+        self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
+        self.is_replacing = False
+        self.is_stopping = False
+
+    # ---- finding
+
+    def find(self, entry: Entry) -> tuple[int, int] | None:
+        """(pid, start time) of a supervisor that holds the lock on this directory, as its `detail` says."""
+        try:
+            probe_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None  # gone, or not ours to open any more: a new supervisor will say so
+        try:
+            fcntl.flock(probe_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            return None
+        finally:
+            os.close(probe_fd)
+        words: list[str] = []
+        with suppress(OSError):
+            words = status.read_detail(self.folder_of(entry)).get("supervisor", "").split()
+        if len(words) == 2:
+            return int(words[0]), int(words[1])
+        return _holder_of(entry.dir_fd)
+
+    def folder_of(self, entry: Entry) -> str:
+        """Through the descriptor, also where the directory was moved away; its runtime folder outlives even its deletion."""
+        path = f"/proc/self/fd/{entry.dir_fd}/supervise"
+        with suppress(OSError):  # no symlink, or none yet
+            folder = os.readlink(path)
+            if self._places.runtime and os.path.dirname(folder) == self._places.runtime:
+                entry.folder = folder
+        return entry.folder or path
+
+    # ---- beginning
+
+    def spawn(self, entry: Entry) -> None:
+        """A supervisor for this directory: the one that is there already, or a new one."""
+        why = trust_fault(f"/proc/self/fd/{entry.dir_fd}", os.geteuid(), strict=os.geteuid() == 0)
+        if why:
+            self._not_supervised(entry, f"root will not run it: the directory {why}")
+            return
+        living = self.find(entry)
+        if living is not None:
+            entry.pidfd = process.open_process(*living) if living[0] else -1
+            # The one that is named is dead: another has just begun, or what runs in the jail holds the lock, since it
+            # sees the directory. A second look tells; supervise/lock, which no jail sees, decides.
+            is_jail = entry.pidfd < 0 and living[0] and entry.failures > 0
+            if entry.pidfd < 0 and not is_jail:
+                self._respawn_later(entry)
+                return
+            if is_jail:
+                living = None
+                self._events.send("the service directory is locked by what is no supervisor: not waiting for it", "warning", name=entry.name)
+            else:
+                entry.pid, entry.is_child = living[0], False
+        if living is None and not self._fork(entry):
+            return
+        entry.problem = ""
+        entry.is_exited = False
+        entry.spawned_at = now()
+        self._loop.watch(entry.pidfd, lambda: self._ended(entry))
+        if living is not None and self.is_replacing:
+            self._replace(entry)
+        elif living is not None:
+            self.tell(entry, signal.SIGHUP)
+
+    def _replace(self, entry: Entry) -> None:
+        """Another supervisor takes the service over; whoever looks at its FIFOs meanwhile finds them held."""
+        supervise_path = self.folder_of(entry)
+        for path in (supervise_path, f"/proc/self/fd/{entry.dir_fd}/log/supervise"):
+            for name in ("ok", "control"):
+                with suppress(OSError):
+                    entry.held_fds.append(os.open(f"{path}/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        self.tell(entry, signal.SIGUSR2)
+
+    @staticmethod
+    def release(entry: Entry) -> None:
+        """Let go of its FIFOs: the new supervisor holds them, or there is none."""
+        while entry.held_fds:
+            os.close(entry.held_fds.pop())
+
+    def _lost_jails(self, entry: Entry) -> dict[str, list[int]]:
+        """What may run for this directory, by mark, where its supervise directory knows of nothing."""
+        if os.path.exists(f"{self.folder_of(entry)}/detail"):
+            return {}
+        jails = find_jails() if entry.spawned_at else self._jails
+        marks = [mark_of(entry.identity)]
+        with suppress(OSError):
+            log_fd = os.open("log", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=entry.dir_fd)
+            marks.append(mark_of(files.read_identity(log_fd)))
+            os.close(log_fd)
+        return {mark: jails[mark] for mark in marks if mark in jails}
+
+    def _fork(self, entry: Entry) -> bool:
+        lost = self._lost_jails(entry)
+        begun_fd, begun_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # until the child can take them
+        try:
+            pid, pidfd = process.clone3(process.CLONE_PIDFD)
+        except OSError as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+            os.close(begun_fd)
+            os.close(begun_w)
+            self._events.send("cannot fork", "error", name=entry.name, cause=error.strerror)
+            self._respawn_later(entry)
+            return False
+        if pid == 0:
+            self._become_supervisor(entry, begun_w, lost)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+        os.close(begun_w)
+        entry.pid, entry.pidfd, entry.begun_fd, entry.is_child = pid, pidfd, begun_fd, True
+        self._loop.watch(begun_fd, lambda: self._began(entry))
+        return True
+
+    def _become_supervisor(self, entry: Entry, begun_w: int, lost: dict[str, list[int]]) -> None:
+        """In the child. Never returns."""
+        code = 111
+        try:
+            os.setsid()
+            forget_signals()
+            # The lock is on this description of the directory, which nobody else has.
+            dir_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
+                os.dup2(null_fd, standard)
+            process.close_all_except(0, 1, 2, dir_fd, self._events.fd, self._orders_fd, begun_w)
+            with suppress(BlockingIOError):  # then supervise/lock decides, see spawn
+                fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            supervise(self._places, entry.name, dir_fd, self._events.fd, begun_w, self._nofile, self._groups, self._orders_fd, self._log_cap, lost)
+        except OSError as error:
+            os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self._places.svdir}/{entry.name}')}".encode())
+        finally:
+            os._exit(code)
+
+    def _began(self, entry: Entry) -> None:
+        """It has announced itself (end of file), or says why it could not."""
+        text = b""
+        with suppress(BlockingIOError):
+            text = os.read(entry.begun_fd, 4096)
+        self._loop.forget(entry.begun_fd)
+        os.close(entry.begun_fd)
+        entry.begun_fd = -1
+        self.release(entry)
+        self.folder_of(entry)
+        entry.problem = " hint: ".join(line for line in text.decode(errors="replace").split("\n") if line)
+        tell_subscribers(f"{self._places.scanner}/event", b"s")
+
+    # ---- ending
+
+    def _ended(self, entry: Entry) -> None:
+        if entry.begun_fd >= 0:
+            self._began(entry)
+        self._loop.forget(entry.pidfd)
+        os.close(entry.pidfd)
+        is_told = self._was_told(entry)
+        entry.pidfd, entry.pid = -1, 0
+        self._on_end(entry, is_told)
+
+    def follow(self, entry: Entry, *, is_told: bool) -> None:
+        """Another in its place, where it was not told to end."""
+        if is_told and not entry.problem:
+            entry.is_exited = True
+            entry.problem = "its supervisor was told to exit"
+            return
+        if not entry.problem:
+            self._events.send("supervisor gone: starting another", "warning", name=entry.name)
+        if now() - entry.spawned_at >= LIVED_LONG_S:
+            entry.failures = 0
+        self._respawn_later(entry)
+
+    def _was_told(self, entry: Entry) -> bool:
+        """Whether it ended as it was told: a child of ours by its exit code, another by its last word."""
+        if entry.is_child:
+            with suppress(ChildProcessError):
+                pid, wait_status = os.waitpid(entry.pid, os.WNOHANG)
+                if pid:
+                    return wait_status == 0
+            return self.exits.pop(entry.pid, -1) == 0
+        with suppress(OSError):
+            return status.read_detail(self.folder_of(entry)).get("supervisor") == "-"
+        return False
+
+    def _respawn_later(self, entry: Entry) -> None:
+        """Again: the first time at once, then after growing waits."""
+        wait = 0.0 if not entry.failures and not entry.problem else min(RESPAWN_MAX_S, RESPAWN_FIRST_S * 2.0 ** min(entry.failures, 10))
+        entry.failures += 1
+        self._loop.set_timer(f"entry {entry.identity}", now() + wait, lambda: self.respawn(entry))
+
+    def respawn(self, entry: Entry) -> None:
+        """One where there is none, and should be one."""
+        if entry.pidfd < 0 and not entry.is_leaving and not self.is_stopping:
+            self.spawn(entry)
+
+    def _not_supervised(self, entry: Entry, why: str) -> None:
+        if entry.problem != why:
+            self._events.send("not supervised", "error", name=entry.name, cause=why)
+        entry.problem = why
+
+    def tell(self, entry: Entry, number: int) -> None:
+        """A signal to its supervisor; a directory without one is looked at again."""
+        if entry.pidfd >= 0:
+            with suppress(OSError):
+                signal.pidfd_send_signal(entry.pidfd, number)
+        elif number == signal.SIGHUP and not entry.is_exited and not entry.settling:
+            entry.failures = 0
+            self.respawn(entry)
+
+    def stop(self, entry: Entry, number: int = signal.SIGTERM) -> None:
+        """TERM to its supervisor, or USR1: exit in order. A jail that has lost its supervisor gets one, so that it is stopped as well."""
+        if entry.pidfd < 0 and not entry.is_exited and entry.failures < STOP_TRIES:
+            entry.failures += 1
+            self.spawn(entry)
+        self.tell(entry, number)
+
+
+def _holder_of(dir_fd: int) -> tuple[int, int]:
+    """(pid, start time) of the supervisor that holds the lock, where its supervise directory has vanished; zeros for none."""
+    pid = process.find_lock_holder(dir_fd)
+    with suppress(OSError):
+        in_our_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            if pid and in_our_namespace and file.read().startswith("ljsv "):
+                return pid, process.read_start_time(pid)
+    return 0, 0
