@@ -92,7 +92,7 @@ class Limits:
     pids: int | None = key("most processes and threads, the jail's own pid 1 among them (pids.max)")
     io_weight: int | None = key("share of the disks when they are busy, 1 to 10000, others have 100 (io.weight)")
     io: tuple[Io, ...] = key("most input and output on a disk (io.max)", ())
-    nofile: int | None = key("most open files of one process (RLIMIT_NOFILE)")
+    nofile: int | None = key("most open files of one process (RLIMIT_NOFILE); root's services may have more than root was given")
     core: Size | None = key("largest core file (RLIMIT_CORE); none by default")
     nice: int | None = key("scheduling priority, -20 to 19")
     oom_score_adj: int | None = key("how early the kernel kills it when memory is short, -1000 to 1000")

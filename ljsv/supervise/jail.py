@@ -8,6 +8,7 @@ it ended, when pid 1 of the jail is gone and so is everything that was in it.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -40,7 +41,8 @@ class ServiceJail:
 
     `mark` is its service directory's (see `orphans`). `directory` answers with the supervise directory, made anew where it was deleted. `on_change`: what
     is announced of it is different. `announce` does so at once, before the
-    exit record is emptied. `orders_fd` leads to the nursery.
+    exit record is emptied. `orders_fd` leads to the nursery; `nofile` is what the
+    scanner was started with.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class ServiceJail:
         on_executed: Callable[[], None],
         on_end: Callable[[End], None],
         orders_fd: int,
+        nofile: tuple[int, int],
     ) -> None:
         self._loop = loop
+        self._nofile = nofile
         self._orders_fd = orders_fd
         self._events = events
         self._group = group
@@ -108,7 +112,7 @@ class ServiceJail:
 
     # ---- beginning
 
-    def begin(self, spec: JailSpec, script: str, name: str, standard_fds: Sequence[int], log: Log, wires: Wires, nofile: tuple[int, int], *, is_drained: bool) -> None:
+    def begin(self, spec: JailSpec, script: str, name: str, standard_fds: Sequence[int], log: Log, wires: Wires, *, is_drained: bool) -> None:
         """Start to build it. `standard_fds` (input, output) and `wires` stay the caller's. Fault or OSError when not even that goes.
 
         `is_drained`: pid 1 stays until what is in the log's FIFO has been
@@ -131,7 +135,7 @@ class ServiceJail:
                 stdin_fd=stdin_fd, stdout_fd=stdout_fd, stderr_fd=stdout_fd, exit_fd=exit_fd, log_fds=drained,
                 held_fds=(*held, slot_fd, *wires.held_fds), passed_fd=wires.passed_fd, relay=wires.relay,
                 tty=spec.tty if script == RUN else "", cgroup_fd=cgroup_fd, generation=self.generation, mark=self._mark,
-                nofile=nofile,
+                nofile=self._nofile_for(spec),
             )
 
             def rewire() -> Wiring:
@@ -289,12 +293,18 @@ class ServiceJail:
             )
             null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                wiring = Wiring(stdin_fd=null_fd, stdout_fd=stdout_fd, stderr_fd=stdout_fd)
+                wiring = Wiring(stdin_fd=null_fd, stdout_fd=stdout_fd, stderr_fd=stdout_fd, nofile=self._nofile)
                 return enter.start_script(entering, jail.service_pid, self._service_fd, wiring, no_setid=bool(jail.no_setid))
             finally:
                 os.close(null_fd)
         finally:
             os.close(stdout_fd)
+
+    def _nofile_for(self, spec: JailSpec) -> tuple[int, int]:
+        """RLIMIT_NOFILE that its program begins with: that of whoever has started the scanner, and room for what `limits` says."""
+        soft, hard = self._nofile
+        wanted, own_hard = dict(spec.rlimits).get(resource.RLIMIT_NOFILE, 0), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        return (soft, min(wanted, own_hard)) if 0 <= hard < min(wanted, own_hard) else (soft, hard)
 
     # ---- the end
 

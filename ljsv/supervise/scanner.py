@@ -48,7 +48,7 @@ from ljsv.supervise.watch import RUNTIME_MASK, SCAN_MASK, Change, Watch
 
 RUNTIME_NAMES = frozenset({"", SCANNER_DIR, "control", "events", "event", "pid"})
 SERVICES_MAX = 10_000
-NOFILE = 65536
+NOFILE, NOFILE_MAX = 65536, 1 << 20  # of the scanner itself; what a service may ask for
 SWEEP_AFTER_S, SWEEPS_MAX = 0.5, 120
 RUNTIME_QUIET_S = 1.0
 CAUGHT = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
@@ -91,8 +91,7 @@ class Scanner:
         process.prctl_name("ljsv scan")
         if os.geteuid() == 0:
             process.protect_from_oom()
-        hard = self.nofile[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (NOFILE if hard == -1 else min(NOFILE, hard), hard))
+        _raise_nofile(self.nofile[1])
         process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
         os.umask(0o022)
         self._make_runtime()
@@ -584,6 +583,15 @@ class Scanner:
                 status.write_by_rename(self.places.scanner, "problems", text.encode())
                 self._problems = text
                 tell_subscribers(f"{self.places.scanner}/event", b"p")
+
+
+def _raise_nofile(hard: int) -> None:
+    """Descriptors enough for ourselves; and root's services may ask for more than root has here."""
+    if 0 <= hard < NOFILE_MAX:
+        with suppress(ValueError, OSError):  # only root may
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, NOFILE_MAX))
+            hard = NOFILE_MAX
+    resource.setrlimit(resource.RLIMIT_NOFILE, (NOFILE if hard == -1 else min(NOFILE, hard), hard))
 
 
 def _warm_up() -> None:

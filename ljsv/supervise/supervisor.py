@@ -125,7 +125,7 @@ class Supervisor:
         self.begun_fd = -1
         self.jail = ServiceJail(
             self.loop, events, self.group, self.boot_id, mark_of(self.source.identity), self._living_directory, self._touch, self._try_announce,
-            lambda: self.feed(Event("executed")), self._jail_gone, orders_fd,
+            lambda: self.feed(Event("executed")), self._jail_gone, orders_fd, nofile,
         )
         self.logs = Logs(self.loop, f"{name} log", events, LogFile(places.log_of(name), LOG_MAX, LOG_KEEP), self._touch)
         self.needs = Needs(places, self.loop, self._needs_changed)
@@ -534,7 +534,7 @@ class Supervisor:
             tty = spec.tty if script == RUN else ""
             open_fds.append(terminal.open_host(tty, spec.origin) if tty else self._open_stdin(script))
             open_fds.append(os.dup(open_fds[0]) if tty else self._open_stdout(service))
-            self.jail.begin(spec, script, self.name, open_fds, self.logs.current, wires, self.nofile, is_drained=self.log_service is None)
+            self.jail.begin(spec, script, self.name, open_fds, self.logs.current, wires, is_drained=self.log_service is None)
         except OSError as error:
             fault = Fault.from_os("cannot start", error)
             fault.is_transient = error.errno not in {errno.ENOSPC, errno.EROFS}

@@ -216,6 +216,21 @@ def test_hostname_and_limits(scanning: Tree) -> None:
     assert Path(group, "memory.max").exists() or "not enforced: memory" in scanning.ljsv("status", "ask").stdout
 
 
+def test_more_files_than_the_scanner_was_given(tree: Tree) -> None:
+    """As LimitNOFILE: root's service may (with CAP_SYS_RESOURCE); others are told the hard limit. Whoever asks for nothing has what the scanner had."""
+    few, ask_both = ("prlimit", "--nofile=500:1000"), "ulimit -Sn\nulimit -Hn"
+    check = f"#!/bin/sh\n{{\n{ask_both}\n}} >&2\n"
+    for name, limits in (("many", "nofile = 2000\n"), ("plain", "")):
+        tree.add(name, f"{ask_both}\nexec sleep 1000", limits=limits, check=check, policy='[ready]\nby = "check"\n')
+    done = tree.run(*few, "ljsv", "up", "--all")
+    assert tree.log("plain").splitlines() == ["500", "1000"] * 2
+    if tree.run(*few, "prlimit", "--nofile=2000:2000", "true").returncode:
+        assert "nofile = 2000: the hard limit is 1000" in done.stdout
+        return
+    assert tree.log("many").splitlines() == ["2000", "2000"] * 2
+    assert tree.run(*few, "ljsv", "enter", "many", "sh", "-c", ask_both).stdout == "2000\n2000\n"
+
+
 @pytest.mark.parametrize("trick", ["dev", "proc", "run", "tmp"])
 def test_hostile_symlinks_in_the_base_are_harmless(scanning: Tree, trick: str) -> None:
     """`/dev -> /etc` and the like: refused by name, and nothing outside is touched."""
