@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Callable
 
 from ljsv.cli.takeover.draft import Draft
-from ljsv.cli.takeover.words import quote_with_variables, seconds, size
+from ljsv.cli.takeover.words import quote_with_variables, seconds, size, split_unit
 from ljsv.errors import EXIT_USAGE, Fault, quote
 from ljsv.linux.capabilities import NUMBERS
 from ljsv.service.units import format_duration
@@ -33,6 +33,8 @@ _YES = frozenset({"1", "yes", "true", "on"})
 ROOT = frozenset({"", "root", "0"})
 DEFAULT_TIMEOUT = "90s"  # DefaultTimeoutStartSec and DefaultTimeoutStopSec of systemd-system.conf(5)
 NO_TIMEOUT = "1d"  # where systemd would wait for ever
+SHORTEST_DELAY = "100ms"
+_MAIN = "$MAINPID"
 _IF_THERE = "[ ! -r "
 _NOT_HERE = "left out: none of them is a service here"
 _SPLIT = re.compile(r"\$(?!MAINPID\b)\w+")
@@ -180,13 +182,12 @@ class _Unit:
     def _words(self, value: str) -> tuple[str, str]:
         """(the command for sh, its prefixes)."""
         prefixes = value[: len(value) - len(value.lstrip("-@:+!|"))]
-        try:
-            words = shlex.split(value[len(prefixes) :].strip(), posix=True)
-        except ValueError:
-            words = value[len(prefixes) :].split()
+        words = _split(value[len(prefixes) :])
         if "@" in prefixes and len(words) > 1:
             words = [words[0], *words[2:]]
-        return " ".join(word if _SPLIT.fullmatch(word) else quote_with_variables(word) for word in words), prefixes
+        if ":" in prefixes:
+            return shlex.join(words), prefixes
+        return " ".join(f'"{word}"' if word == _MAIN else word if _SPLIT.fullmatch(word) else quote_with_variables(word) for word in words), prefixes
 
     def _exec(self, where: str, value: str) -> None:
         """One more of its kind; an empty one takes back those before it."""
@@ -195,6 +196,8 @@ class _Unit:
             self.programs[_key_of(where)] = []
             return
         self.programs.setdefault(_key_of(where), []).append((where, command, prefixes))
+        if "@" in prefixes:
+            self.made.changed("the program's name (argv[0]) is its path", where)
         if "+" in prefixes or "!" in prefixes:
             self.made.lost("no program is run with more rights than the jail has", where)
 
@@ -224,16 +227,18 @@ class _Unit:
 
     def _script(self, body: list[str]) -> str:
         """One that is run beside the program: MAINPID is the program's pid in the jail."""
-        return "\n".join([*self._head(body), *(["MAINPID=$LJSV_PID"] if "MAINPID" in "".join(body) else []), *body]) + "\n"
+        return "\n".join([*self._head(body), *(["export MAINPID=$LJSV_PID"] if "MAINPID" in "".join(body) else []), *body]) + "\n"
 
-    def _environment(self, _where: str, value: str) -> None:
-        try:
-            pairs = shlex.split(value)
-        except ValueError:
-            pairs = value.split()
-        for pair in pairs:
+    def _environment(self, where: str, value: str) -> None:
+        """An empty one takes back those before it."""
+        if not value:
+            for path in [path for path in self.made.files if path.startswith("env/")]:
+                del self.made.files[path]
+        for pair in _split(value):
             key, equals, text = pair.partition("=")
-            if equals and key.isidentifier():
+            if not (equals and key.isidentifier() and key.isascii()):
+                self.made.lost("no variable", where)
+            else:
                 self.made.put(f"env/{key}", text.replace("\n", "\0") + "\n" if text else "\n")
 
     def _environment_file(self, where: str, value: str) -> None:
@@ -336,7 +341,10 @@ class _Unit:
     def _time(self, table: str, key: str) -> Callable[[str, str], None]:
         def take(where: str, value: str) -> None:
             found = seconds(value)
-            if (table == "restart" and found is not None) or found:
+            if key == "delay" and found == 0.0:
+                self.made.set_policy(table, key, SHORTEST_DELAY)
+                self.made.changed(f"{SHORTEST_DELAY}: at once is for a run that was stable", where)
+            elif (table == "restart" and found is not None) or found:
                 self.made.set_policy(table, key, format_duration(found))
             elif found == 0.0 or value == "infinity":
                 self.made.set_policy(table, key, NO_TIMEOUT)
@@ -458,6 +466,14 @@ class _Unit:
             self.made.set_policy("log", "to", "none")
         elif value not in {"journal", "syslog", "inherit", "journal+console"}:
             self.made.lost(f"output goes into the log: ljsv logs {self.made.name}", where)
+
+
+def _split(value: str) -> list[str]:
+    """As systemd does; a line with an open quote at its spaces."""
+    try:
+        return split_unit(value)
+    except ValueError:
+        return value.split()
 
 
 def _key_of(where: str) -> str:
