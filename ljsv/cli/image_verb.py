@@ -210,7 +210,7 @@ def _build(words: list[str], options: Options) -> int:
 
     output, names = options.get("-o"), tuple(parse_name(name) for name in options.every("-t"))
     if bool(output) == bool(names):
-        raise usage("image build wants -o FILE or -t NAME", hint=f"ljsv image build {quote(words[0])} -t web:1")
+        raise usage("image build wants either -o FILE or -t NAME" + (", not both" if output else ""), hint=f"ljsv image build {quote(words[0])} -t web:1")
     _choice(options, "--type", ("squashfs", "erofs"))
     _choice(options, "--net", ("none", "host"))
     try:

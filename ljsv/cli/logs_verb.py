@@ -25,6 +25,7 @@ BLOCK = 1 << 16
 LISTING_TRIES = 10
 LOOK_AGAIN_S = 1.0
 KEY_SIZE = 26  # 2026-11-23T18:05:07.123456
+EVENT_BEGIN = b'{"time": "'  # of a line of the journal
 SINCE_ALLOWED = "10m, 2h, 1d (that long ago), or a time in UTC: 2026-11-23T18:05 or 18:05"
 Line = tuple[bytes, int, bytes]  # key, number of the log, the line
 
@@ -355,6 +356,7 @@ def _keyed(log: LogReader, number: int, wanted: Wanted) -> Iterator[Line]:
 
 def key_of(line: bytes) -> bytes:
     """What lines are put in order by: the stamp's time; b"" where there is none."""
+    line = line.removeprefix(EVENT_BEGIN)
     is_stamp = line[4:5] == b"-" and line[13:14] == b":" and line[10:11] in {b"T", b"_"}
     return line[:10] + b"T" + line[11:KEY_SIZE].split(b" ", 1)[0] if is_stamp else b""
 

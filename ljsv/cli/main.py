@@ -31,7 +31,7 @@ VERBS = {
     "logs": ("logs", "[NAME...] [-f] [-n LINES] [--since TIME]", "what services wrote, by time"),
     "events": ("events", "[NAME...] [-f] [-n LINES]", "what ljsv did, a line of JSON an event"),
     "enter": ("enter", "NAME [COMMAND...]", "run a command in its jail, without one a shell"),
-    "image": ("image", "build|ls|inspect|...", "make images of what you have, and the store that keeps them: ljsv image help"),
+    "image": ("image", "build|import|export|ls|inspect|tag|rm|gc|verify", "make images of what you have, and the store that keeps them: ljsv image help"),
     "deploy": ("deploy", "NAME --image IMAGE", "run it with another image; what was comes back if that is not ready in its time"),
     "rollback": ("rollback", "NAME [--to GENERATION]", "back to the generation before, image and overlay; the one that is left is kept"),
     "overlay": ("overlay", "diff|ls|snapshot|restore|reset NAME", "what it has written: against its image; copies of it; back to one; moved aside"),

@@ -47,7 +47,7 @@ OPTION_DOCS: dict[str, dict[str, str]] = {
     },
     **{verb: {"-f": "at once, by the kernel, and without stopping anything", "--force": "the same as -f"} for verb in ("poweroff", "reboot", "halt")},
     "image": {
-        "-o": "build: write the image into this file as well; export: the file to write",
+        "-o": "build: write the image into this file, not into the store; export: the file to write",
         "-t": "the name that the image gets, NAME or NAME:TAG",
         "-f": "the Dockerfile, where it is called otherwise or elsewhere",
         "--target": "build this stage of the Dockerfile, not the last one",
@@ -61,7 +61,7 @@ OPTION_DOCS: dict[str, dict[str, str]] = {
         "--max-files": "refuse an input that has more files",
         "--select": "of an archive with several images the one of this name",
         "--keep-times": "the files' own times, not one for all",
-        "--plain": "progress as lines, also on a terminal",
+        "--plain": "build: take the directory as it is, whatever a Dockerfile in it says",
         "-q": "no progress",
         "--digests": "the digests in full",
         "--files": "the files of the image as well",

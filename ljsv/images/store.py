@@ -55,11 +55,12 @@ RUNTIME_MAX = 10_000
 
 @dataclass(frozen=True)
 class Use:
-    """Who needs an image. `what` is for people: a service directory, a jail's pid, what was pinned."""
+    """Who needs an image. `what` is for people: a service directory, a jail's pid, what was pinned. `name`: it is asked for by that."""
 
     digest: str
     what: str
     is_running: bool
+    name: str = ""
 
 
 def open_store(*, uid: int | None = None) -> Store:
@@ -185,9 +186,10 @@ class Store:
             with contextlib.suppress(OSError):
                 directories |= {f"{svdir}/{name}" for name in os.listdir(svdir) if not name.startswith(".")}
         for directory in sorted(directories):
-            path = image_of(directory)
+            path, said = image_of(directory)
             if path and os.path.dirname(path) == f"{self.path}/{IMAGES}":
-                yield Use(os.path.basename(path)[len(PREFIX) :].split(".")[0], f"service directory {directory}", is_running=False)
+                name = parse_name(said) if said and not is_digest(said) else ""
+                yield Use(os.path.basename(path)[len(PREFIX) :].split(".")[0], f"service directory {directory}", is_running=False, name=name)
 
     def _pinned(self) -> Iterator[Use]:
         for name in os.listdir(f"{self.path}/{PINS}"):
@@ -237,12 +239,14 @@ class Store:
                 resolve(text)  # refuses, with a guess; or it is in another store
                 raise Fault("cannot remove the image", text, f"it belongs to {ROOT_STORE}, not to you", hint="as root: ljsv image rm " + text)
             others = [name for name in self.names_of(image.digest) if name != image.name]
-            if image.name and others:
+            is_untagged = bool(image.name and others)
+            used_by = [use.what for use in self.uses(svdirs) if use.digest == image.digest and (use.name == image.name or not is_untagged)]
+            if used_by:
+                what = "the name is in use" if is_untagged else "the image is in use"
+                raise Fault(what, text, "; ".join(used_by[:3]), hint="stop or change what uses it first", exit_code=EXIT_NOT_REACHED)
+            if is_untagged:
                 os.unlink(name_file(self.path, image.name))
                 return image.name, ""
-            used_by = [use.what for use in self.uses(svdirs) if use.digest == image.digest]
-            if used_by:
-                raise Fault("the image is in use", text, "; ".join(used_by[:3]), hint="stop or change what uses it first", exit_code=EXIT_NOT_REACHED)
             for name in (image.name, *others):
                 if name:
                     os.unlink(name_file(self.path, name))

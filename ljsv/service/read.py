@@ -149,17 +149,19 @@ def names_program(dir_fd: int) -> bool:
         return False
 
 
-def image_of(directory: str) -> str:
-    """The image file that the rootfs there names; "" for none, and where it cannot be read."""
+def image_of(directory: str) -> tuple[str, str]:
+    """(the image file of the rootfs there, the name of the store's that it says, "" for a file); two "" for none, and where it cannot be read."""
     try:
         dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return ""
+        return "", ""
     try:
-        *_, kind, base = _read_rootfs(directory, dir_fd, "")
-        return base if kind == IMAGE else ""
+        rootfs, _, kind, base = _read_rootfs(directory, dir_fd, "")
+        if kind != IMAGE:
+            return "", ""
+        return base, rootfs.base if base != _beside(directory, rootfs.base) else ""
     except (Fault, OSError):
-        return ""
+        return "", ""
     finally:
         os.close(dir_fd)
 

@@ -110,8 +110,8 @@ def parse_name(text: str) -> str:
         0 < len(name) <= NAME_MAX and set(name) <= _NAME_CHARACTERS
         and all(part and part[0].isalnum() and part[-1].isalnum() for part in parts)
     )
-    if not is_name or not 0 < len(tag) <= TAG_MAX or not set(tag) <= _TAG_CHARACTERS or tag[0] in ".-":
-        cause = "a name has lower-case letters, digits, and . _ - / between them, and after a colon a tag"
+    if not is_name or name == "sha256" or not 0 < len(tag) <= TAG_MAX or not set(tag) <= _TAG_CHARACTERS or tag[0] in ".-":
+        cause = "sha256: begins a digest" if name == "sha256" else "a name has lower-case letters, digits, and . _ - / between them, and after a colon a tag"
         raise Fault("not an image's name", text, cause, hint="name it like web, web:1 or team/web:2024-05")
     return f"{name}:{tag}"
 

@@ -38,7 +38,7 @@ _ljsv_operands_of() {
         up|start|down|stop|once|restart|reset-failed|exit|status|list|ps|top|why|logs|log|tail|events|deploy|rollback|explain|metrics|new|enable|disable|remove|purge|pause|cont|hup|reload|alarm|interrupt|quit|usr1|usr2|term|kill) echo 'NAME' ;;
         wait) echo 'NAME ready up down' ;;
         enter|exec|shell) echo 'NAME COMMAND' ;;
-        image) echo 'build ls inspect' ;;
+        image) echo 'build import export ls inspect tag rm gc verify' ;;
         overlay) echo 'diff ls snapshot restore reset NAME' ;;
         lint) echo 'DIR NAME' ;;
         scan) echo 'DIR' ;;

@@ -161,9 +161,15 @@ complete -c ljsv -n '__ljsv_verb_is events' -l since -x -d 'only what is newer: 
 complete -c ljsv -n '__ljsv_verb_is enter exec shell' -a '(__ljsv_services)'
 complete -c ljsv -n '__ljsv_verb_is enter exec shell' -a '(__fish_complete_command)'
 complete -c ljsv -n '__ljsv_verb_is image' -a build
+complete -c ljsv -n '__ljsv_verb_is image' -a import
+complete -c ljsv -n '__ljsv_verb_is image' -a export
 complete -c ljsv -n '__ljsv_verb_is image' -a ls
 complete -c ljsv -n '__ljsv_verb_is image' -a inspect
-complete -c ljsv -n '__ljsv_verb_is image' -s o -r -F -d 'build: write the image into this file as well; export: the file to write'
+complete -c ljsv -n '__ljsv_verb_is image' -a tag
+complete -c ljsv -n '__ljsv_verb_is image' -a rm
+complete -c ljsv -n '__ljsv_verb_is image' -a gc
+complete -c ljsv -n '__ljsv_verb_is image' -a verify
+complete -c ljsv -n '__ljsv_verb_is image' -s o -r -F -d 'build: write the image into this file, not into the store; export: the file to write'
 complete -c ljsv -n '__ljsv_verb_is image' -s t -x -d 'the name that the image gets, NAME or NAME:TAG'
 complete -c ljsv -n '__ljsv_verb_is image' -s f -x -d 'the Dockerfile, where it is called otherwise or elsewhere'
 complete -c ljsv -n '__ljsv_verb_is image' -l target -x -d 'build this stage of the Dockerfile, not the last one'
@@ -177,7 +183,7 @@ complete -c ljsv -n '__ljsv_verb_is image' -l max-size -x -d 'refuse an input th
 complete -c ljsv -n '__ljsv_verb_is image' -l max-files -x -d 'refuse an input that has more files'
 complete -c ljsv -n '__ljsv_verb_is image' -l select -x -d 'of an archive with several images the one of this name'
 complete -c ljsv -n '__ljsv_verb_is image' -l keep-times -d 'the files\' own times, not one for all'
-complete -c ljsv -n '__ljsv_verb_is image' -l plain -d 'progress as lines, also on a terminal'
+complete -c ljsv -n '__ljsv_verb_is image' -l plain -d 'build: take the directory as it is, whatever a Dockerfile in it says'
 complete -c ljsv -n '__ljsv_verb_is image' -s q -d 'no progress'
 complete -c ljsv -n '__ljsv_verb_is image' -l json -d 'print JSON instead of text'
 complete -c ljsv -n '__ljsv_verb_is image' -l digests -d 'the digests in full'

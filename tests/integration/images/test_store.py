@@ -52,9 +52,13 @@ def test_names_come_and_go(tree: Tree, image: Path) -> None:
     assert "Upper.squashfs" in tree.ljsv("image", "inspect", "Upper.squashfs", cwd=tree.home).stdout
     assert "did you mean team/web:latest" in tree.ljsv("image", "inspect", "team/wb", code=111).stderr
     assert "not an image's name" in tree.ljsv("image", "tag", "team/web", "UPPER", code=111).stderr
+    assert "not an image's name" in tree.ljsv("image", "tag", "team/web", f"sha256:{digest[:12]}", code=111).stderr
     tree.add("down", rootfs='base = "team/web"', down="")
     refused = tree.ljsv("image", "rm", "team/web", code=1).stderr
     assert "in use" in refused and "service directory" in refused and "sv/down" in refused
+    tree.ljsv("image", "tag", "team/web", "other")
+    assert "the name is in use" in tree.ljsv("image", "rm", "team/web", code=1).stderr  # though the image stays
+    assert "untagged" in tree.ljsv("image", "rm", "other").stdout
     (tree.sv / "down/rootfs").write_text('base = "host"\n')
     pin = "from ljsv.images.store import open_store; import sys; open_store().pin('a test', tuple(sys.argv[1:]))"
     python = str(tree.programs / "python")
