@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from ljsv import status
 from ljsv.cli.options import Options, usage
@@ -23,6 +24,7 @@ class Context:
 
     def __init__(self, svdir: str, options: Options) -> None:
         self.options = options
+        self.began_s = time.time()
         uid = os.geteuid()
         environ = dict(os.environ)
         words = [split_word(word) for word in options.operands]

@@ -207,9 +207,9 @@ def _tell(context: Context, name: str, number: int, *, is_over: bool, wait_s: fl
     back_to = outcome.back_to if outcome else found.describe(found.effective)
     overlay = ", its overlay as it was" if detail.get("jail", "").endswith("+ overlay") else ""
     print(f"fail: {name}: {outcome.image if outcome else number} (generation {number}): {reason}: {back_to} is in effect{overlay}")
-    from ljsv.supervise.logfile import last_lines
+    from ljsv.cli.why_verb import lines_of_failure
 
-    for line in last_lines(detail.get("log", ""), LOG_TAIL_LINES):
-        print(f"  log: {printable(line)}", file=sys.stderr)
+    for line in lines_of_failure(context, name, LOG_TAIL_LINES):
+        print(f"  log: {line}", file=sys.stderr)
     print_hint(f"ljsv why {name}")
     return EXIT_NOT_REACHED

@@ -174,9 +174,9 @@ def _report(context: Context, name: str, answer: str) -> None:
         print_hint(f"ljsv status {name}; wait longer with -w SECONDS")
     else:
         print(f"fail: {one_line(name, detail)}", flush=True)
-        from ljsv.supervise.logfile import last_lines
+        from ljsv.cli.why_verb import lines_of_failure
 
-        for line in last_lines(detail.get("log", ""), LOG_TAIL_LINES):
+        for line in lines_of_failure(context, name, LOG_TAIL_LINES):
             print(f"  log: {line}", file=sys.stderr)
         print_hint(detail.get("hint") or f"ljsv why {name}")
 

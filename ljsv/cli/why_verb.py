@@ -27,7 +27,7 @@ KEYS: dict[str, Any] = {
 }
 STAMP_SLACK_S = 0.1
 NEXT = {
-    "backoff": "it was started again after a wait", "starting": "it was started again at once", "down": "it stayed down",
+    "backoff": "it was started again after a wait", "starting": "it was started again at once", "down": "it was down until it was started again",
     "failed": "it was not started again: failed", "finishing": "its finish script ran",
 }
 # What an end means that says little by itself. (end, whether it was told to end)
@@ -133,6 +133,12 @@ def _print_death(name: str, detail: dict[str, str], death: dict[str, Any], *, is
     hint = death["hint"] or HINTS.get(death["end"] if not death["is_commanded"] else "", "").format(name=name)
     if hint and is_last:
         print(f"  hint: {pasteable(hint)}")
+
+
+def lines_of_failure(context: Context, name: str, count: int) -> list[str]:
+    """The last lines of the run that has ended last, where that was since this command began."""
+    deaths = read_deaths(context, name)[:1]
+    return [printable(line) for death in deaths if (death["time"] or 0) >= context.began_s for line in _own_lines(death)[-count:]]
 
 
 def _own_lines(death: dict[str, Any]) -> list[str]:

@@ -32,6 +32,9 @@ PROC_MASKED = ("acpi", "kcore", "keys", "latency_stats", "sched_debug", "scsi", 
 PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 SCRATCH_PLACES = ("/tmp", "/run", "/mnt", "/media", "/srv")
+SHARED_PLACES = frozenset(  # that nobody closes for one service's sake
+    ("/", "/etc", "/home", "/media", "/mnt", "/opt", "/run", "/srv", "/tmp", "/usr", "/usr/local", "/usr/share", "/var", "/var/lib", "/var/log", "/var/tmp")
+)
 LOOP, FILE, FUSE = "loop", "file", "fuse"  # how an image is mounted
 SERVERS = ("/usr/bin/squashfuse_ll", "/usr/bin/squashfuse", "/bin/squashfuse_ll", "/bin/squashfuse")
 EROFS_FROM_FILE = (6, 12)
@@ -244,7 +247,8 @@ def _is_reachable(path: str) -> bool:
 
 def _exposed_note(spec: JailSpec, exposed: str, *, is_root: bool) -> str:
     """What is done about set-user-id programs there, and what is not."""
-    hint = f"chmod go-x {os.path.dirname(exposed) or exposed}"
+    above = os.path.dirname(exposed)
+    hint = "a directory above it that only its owner may enter" if above in SHARED_PLACES else f"chmod go-x {above}"
     if spec.has_filter:
         return f"others can reach {exposed}: set-user-id and set-group-id bits are refused in this jail ({hint} lifts that)"
     whose = "root's" if is_root else "yours"
