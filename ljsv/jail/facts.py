@@ -12,6 +12,7 @@ import stat
 
 from ljsv.errors import Fault, quote
 from ljsv.frozen import Frozen
+from ljsv.jail.exposed import close_hint, find_exposed, find_set_id
 from ljsv.jail.filters import read_filter
 from ljsv.jail.outside import can_map
 from ljsv.jail.spec import DIRECT, DIRECTORY, HOST, IMAGE, OVERLAY, TMPFS, JailSpec
@@ -32,9 +33,6 @@ PROC_MASKED = ("acpi", "kcore", "keys", "latency_stats", "sched_debug", "scsi", 
 PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 SCRATCH_PLACES = ("/tmp", "/run", "/mnt", "/media", "/srv")
-SHARED_PLACES = frozenset(  # that nobody closes for one service's sake
-    ("/", "/etc", "/home", "/media", "/mnt", "/opt", "/run", "/srv", "/tmp", "/usr", "/usr/local", "/usr/share", "/var", "/var/lib", "/var/log", "/var/tmp")
-)
 LOOP, FILE, FUSE = "loop", "file", "fuse"  # how an image is mounted
 SERVERS = ("/usr/bin/squashfuse_ll", "/usr/bin/squashfuse", "/bin/squashfuse_ll", "/bin/squashfuse")
 EROFS_FROM_FILE = (6, 12)
@@ -48,7 +46,8 @@ class Facts(Frozen):
     `is_range`: more than one id is mapped; `userns_fd`: a namespace with
     the jail's map, where files are shown under its ids; `image_how`: loop, file or fuse; `server`: the program
     that serves an image through FUSE; `no_setid`: it may write where others
-    of the host can go, so its filter refuses set-user-id programs.
+    of the host can go, so its filter refuses set-user-id programs; `set_id`:
+    those that are there already, as the jail names them, and their inodes.
     """
 
     is_root: bool
@@ -64,6 +63,7 @@ class Facts(Frozen):
     server: str = ""
     filter: bytes = b""
     no_setid: bool = False
+    set_id: tuple[tuple[str, int], ...] = ()
     host_directories: tuple[str, ...] = ()
     host_links: tuple[tuple[str, str], ...] = ()
     etc: tuple[tuple[str, bool], ...] = ()  # (name below /etc, whether a directory)
@@ -133,10 +133,13 @@ def gather_facts(spec: JailSpec, *, is_shifted: bool = False, userns_fd: int = -
     image_how, server = find_image(spec, host, is_root=is_root) if spec.base_kind == IMAGE else ("", "")
     is_base_mapped = userns_fd >= 0 and spec.base_kind == DIRECTORY and can_map(spec.base_path, userns_fd)
     _check_writable(spec, userns_fd, is_base_mapped=is_base_mapped)
-    exposed = _find_exposed(spec, is_shifted=is_shifted)
+    exposed = find_exposed(spec, is_shifted=is_shifted)
+    set_id, is_all = ((), True) if spec.is_privileged else find_set_id(spec, exposed, is_root=is_root)
     notes = _notes(spec, host, is_shifted=is_shifted, is_base_mapped=is_base_mapped)
     if exposed:
-        notes += (_exposed_note(spec, exposed, is_root=is_root),)
+        kept = f", and {len(set_id)} that are there are read-only" if set_id else ""
+        kept += "" if is_all else ", but not all that may be there were looked for: there are too many files"
+        notes += (_exposed_note(spec, exposed[0][1], kept, is_root=is_root),)
     return Facts(
         is_root=is_root,
         is_range=is_root or spec.is_range,
@@ -146,6 +149,7 @@ def gather_facts(spec: JailSpec, *, is_shifted: bool = False, userns_fd: int = -
         server=server,
         filter=read_filter(MACHINE, no_setid=bool(exposed)) if spec.has_filter else b"",
         no_setid=bool(exposed),
+        set_id=set_id,
         scratch=host.scratch,
         last_capability=host.last_capability,
         devices=host.devices,
@@ -224,35 +228,13 @@ def _notes(spec: JailSpec, host: HostFacts, *, is_shifted: bool, is_base_mapped:
     return tuple(notes)
 
 
-def _find_exposed(spec: JailSpec, *, is_shifted: bool) -> str:
-    """A place that the jail may write and other users of the host can reach, "" for none.
-
-    What belongs there to an id that is somebody on the host: with ids that
-    are shifted, as root's are, only where they are mapped.
-    """
-    places = [spec.base_path] if spec.writable == DIRECT else []
-    places += [bind.source for bind in spec.binds if bind.writable and (bind.is_mapped or not is_shifted)]
-    return next((place for place in places if _is_reachable(place)), "")
-
-
-def _is_reachable(path: str) -> bool:
-    """Whether everybody may enter it and every directory above."""
-    while path:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode) and not mode & 0o001:
-            return False
-        path = os.path.dirname(path) if path != "/" else ""
-    return True
-
-
-def _exposed_note(spec: JailSpec, exposed: str, *, is_root: bool) -> str:
+def _exposed_note(spec: JailSpec, place: str, kept: str, *, is_root: bool) -> str:
     """What is done about set-user-id programs there, and what is not."""
-    above = os.path.dirname(exposed)
-    hint = "a directory above it that only its owner may enter" if above in SHARED_PLACES else f"chmod go-x {above}"
+    hint = close_hint(place)
     if spec.has_filter:
-        return f"others can reach {exposed}: set-user-id and set-group-id bits are refused in this jail ({hint} lifts that)"
+        return f"others can reach {place}: set-user-id and set-group-id bits are refused in this jail{kept} ({hint} lifts that)"
     whose = "root's" if is_root else "yours"
-    return f"seccomp is off, and others can reach {exposed}: set-user-id programs that the jail makes there are {whose} ({hint})"
+    return f"seccomp is off, and others can reach {place}: set-user-id programs that the jail makes there are {whose} ({hint})"
 
 
 _top: list[tuple[int, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]]] = []

@@ -6,13 +6,14 @@ Targets inside the jail are found with openat2 below the new root's descriptor
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ljsv.jail.failure import STAGE_BIND
 from ljsv.jail.outside import NODES, UPPER, WORK, CloneTree
 from ljsv.jail.step import NOSUID_NODEV, PLAIN, READ_ONLY, Build, Step, attach, describe_attributes, open_target
 from ljsv.linux import descriptors, mount
-from ljsv.linux.mount import MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY
+from ljsv.linux.mount import MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, RESOLVE_IN_ROOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -308,6 +309,30 @@ class Remount(Step):
     def execute(self, build: Build) -> None:
         to_fd = _open_place(build, self.to, is_directory=self.is_directory)
         tree_fd = _clone_here(to_fd, PLAIN | MOUNT_ATTR_RDONLY, self.to)
+        mount.move_mount(tree_fd, to_fd, object_=self.to)
+        os.close(to_fd)
+        os.close(tree_fd)
+
+
+class WriteProtect(Step):
+    """A set-user-id program in a place that the jail may write and others of the host reach: bound onto itself, read-only.
+
+    What is written into it through mmap would keep the bit, and no filter can
+    see that. `inode`: another jail may write there as well, at this moment.
+    """
+
+    stage: ClassVar[str] = "write-protect"
+    to: str
+    inode: int
+
+    def describe(self) -> str:
+        return f"bind {self.to} (ro) onto itself: it is a set-user-id program"
+
+    def execute(self, build: Build) -> None:
+        to_fd = mount.openat2(build.root_fd, self.to, os.O_PATH, RESOLVE_IN_ROOT)
+        if os.fstat(to_fd).st_ino != self.inode:
+            raise OSError(errno.ESTALE, "was exchanged in this moment", self.to)
+        tree_fd = _clone_here(to_fd, READ_ONLY, self.to)
         mount.move_mount(tree_fd, to_fd, object_=self.to)
         os.close(to_fd)
         os.close(tree_fd)

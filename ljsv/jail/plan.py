@@ -45,7 +45,7 @@ def plan(spec: JailSpec, facts: Facts) -> Plan:
     places = {place for place, _ in asked}
     ours = [*_root(spec, facts), *_dev(facts), *_proc(facts), *_tmp_and_run(spec, facts), *_shown(facts)]
     tree = [step for step in ours if not (isinstance(step, mounts.Bind) and step.to in places)]  # what was asked for is there instead
-    tree += [*_nodes_home(facts), *(step for _, step in asked)]
+    tree += [*_nodes_home(facts), *(step for _, step in asked), *(mounts.WriteProtect(path, inode) for path, inode in facts.set_id)]
     prepared = _prepared(spec, facts)
     brought = _brought(spec, facts, tree)
     if facts.is_root:  # only the launcher may reach and map all of it

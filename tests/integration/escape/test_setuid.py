@@ -117,3 +117,65 @@ def test_nothing_left_in_a_writable_place_can_be_reached(jail: Jail, place: str)
         left = marked(shared)
     assert len(results) > 5
     assert not left, "\n".join(left)
+
+
+def exposed_places(jail: Jail) -> list[tuple[tuple[str, ...], Path, str]]:
+    """(options, the place on the host, the same in the jail) of what a jail may write and others reach."""
+    root, shared = small_root(jail.tree), jail.tree.root / "shared"
+    (root / "place").mkdir()
+    shared.mkdir()
+    jail.tree.own(root)
+    jail.tree.own(shared)
+    bound = ("--bind", f"{shared}:/place:rw")
+    rooted = ("--root", str(root), *PYTHON_BINDS, "--rw")
+    return [(rooted, root / "place", "/place"), *([(bound, shared, "/place")] if jail.tree.uid else [])]  # as root ljexec binds no ids
+
+
+def test_a_set_id_program_that_is_there_is_not_written(jail: Jail) -> None:
+    """A tree of Debian has some: through mmap, by another name, with its folder moved away. The same attack outside succeeds."""
+    for options, place, inside in exposed_places(jail):
+        folder = place / "folder"
+        folder.mkdir()
+        shutil.copy("/usr/bin/id", folder / "id")
+        jail.tree.own(folder)
+        (folder / "id").chmod(0o4755)
+        before = (folder / "id").read_bytes()
+        results = jail.attack("overwrite", f"{inside}/folder/id", options=options)
+        assert set(results.values()) <= {"EROFS", "EXDEV", "EBUSY"} and len(results) == 4, results
+        assert (folder / "id").read_bytes() == before and [str(folder / "id") in line for line in marked(place)] == [True]
+        outside = jail.outside("overwrite", str(folder / "id"))
+        assert len(succeeded(outside)) == 4 and marked(place), outside
+
+
+@pytest.mark.parametrize("how", ["closed itself", "open to a group", "a symlink"])
+def test_places_that_only_seem_closed(jail: Jail, how: str) -> None:
+    """What the jail may write, it may open; a group is somebody; a bind's symlink lies elsewhere than what it leads to."""
+    if jail.seccomp == "off":
+        pytest.skip("without a filter nothing keeps it from that")
+    for given, place, inside in exposed_places(jail):
+        options = given
+        closed = place.parent if options[0] == "--root" else place
+        if how == "closed itself":
+            closed.chmod(0o700)
+        elif how == "open to a group":
+            closed.chmod(0o750)
+        elif options[0] == "--bind":
+            private = jail.tree.root / "private"
+            private.mkdir(mode=0o700)
+            (private / "link").symlink_to(place)
+            os.chown(private, jail.tree.uid, jail.tree.uid)
+            options = ("--bind", f"{private}/link:/place:rw")
+        jail.attack("setuid", "leave", inside, options=options)
+        assert not marked(place), marked(place)
+
+
+def test_a_closed_place_may_have_them(jail: Jail) -> None:
+    """Below a directory that only its owner may enter: no note, no stricter filter, nothing read-only."""
+    closed = jail.tree.root / "closed"
+    closed.mkdir(mode=0o700)
+    root = small_root(jail.tree).rename(closed / "root")
+    jail.tree.own(closed)
+    options = ("--root", str(root), *PYTHON_BINDS, "--rw")
+    done = jail.tree.run("ljexec", "--explain", *options, "--", "true")
+    assert "others can reach" not in done.stderr and "set-user-id" not in done.stdout
+    assert "setuid" in succeeded(jail.attack("setuid", "leave", "/tmp/..", options=options)) and marked(root)
