@@ -104,10 +104,11 @@ class Wiring(Frozen):
 class Launch:
     """A jail that is being built. `pid` and `pidfd` are those of its pid 1; `server` is the jail that serves its image."""
 
-    def __init__(self, spec: JailSpec, facts: Facts, ids: IdMap) -> None:
+    def __init__(self, spec: JailSpec, facts: Facts, ids: IdMap, *, dies_with_parent: bool = False) -> None:
         self.spec = spec
         self.facts = facts
         self.ids = ids
+        self.dies_with_parent = dies_with_parent
         self.pid = 0
         self.pidfd = self.channel_fd = -1
         self.service_pid = 0
@@ -143,7 +144,7 @@ class Launch:
     def _serve(self, fuse_fd: int) -> None:
         """Start the program that serves the image; without it the builder's next look at the image fails."""
         try:
-            self.server = _begin_server(self.spec, self.facts, self.ids, fuse_fd)
+            self.server = _begin_server(self, fuse_fd)
         except (OSError, Fault) as error:
             cause = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             self.failure = ("serve the image", "0", cause, self.facts.server)
@@ -241,7 +242,7 @@ def begin(spec: JailSpec, ids: IdMap, wiring: Wiring, orders_fd: int = -1, rewir
     """
     facts = facts_of(spec, ids)
     planned = _plan_once(spec, facts)
-    build, launch = Build(), Launch(spec, facts, ids)
+    build, launch = Build(), Launch(spec, facts, ids, dies_with_parent=wiring.dies_with_parent)
     flags = namespaces(spec) | process.CLONE_PIDFD | process.CLONE_CLEAR_SIGHAND
     try:
         _take_outside(spec, planned.outside, build)
@@ -381,12 +382,14 @@ def server_spec(spec: JailSpec, facts: Facts) -> JailSpec:
     )
 
 
-def _begin_server(spec: JailSpec, facts: Facts, ids: IdMap, fuse_fd: int) -> Launch:
+def _begin_server(launch: Launch, fuse_fd: int) -> Launch:
+    """In the foreground it dies with its caller as the jail does: one that hangs would keep what waits for it from being killed."""
+    ids = launch.ids
     null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        wiring = Wiring(stdin_fd=null_fd, stdout_fd=null_fd, stderr_fd=null_fd, passed_fd=fuse_fd)
+        wiring = Wiring(stdin_fd=null_fd, stdout_fd=null_fd, stderr_fd=null_fd, passed_fd=fuse_fd, dies_with_parent=launch.dies_with_parent)
         own_ids = ids if ids.slot >= 0 or not ids.is_range else IdMap(ids.uids[:1], ids.gids[:1])
-        server = begin(server_spec(spec, facts), own_ids, wiring)
+        server = begin(server_spec(launch.spec, launch.facts), own_ids, wiring)
     finally:
         os.close(null_fd)
     server.give_go()

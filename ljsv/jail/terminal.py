@@ -220,10 +220,23 @@ def _send(program: int, number: int) -> None:
 # ---- outside
 
 
-class Relay:
-    """The caller's side. Where his standard input is a terminal it is raw while this runs, and as it was when it ends.
+def _open_keyboard() -> int:
+    """A descriptor of the terminal that the caller types on: 0, or one that is to be closed; -1 for none."""
+    if os.isatty(0):
+        return 0
+    try:
+        if os.fstat(0).st_rdev == os.stat("/dev/null").st_rdev:
+            return -1
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
-    Output goes to whichever of his standard descriptors is one. In the
+
+class Relay:
+    """The caller's side. The terminal that he types on is raw while this runs, and as it was when it ends.
+
+    That is his standard input, or, where this is a pipe or a file, his controlling terminal (`ls | ljexec -- more`); where it
+    is /dev/null nothing is read. Output goes to whichever of his standard descriptors is one. In the
     background the terminal is left alone, and so is what is typed, until
     somebody brings us to the front. `is_begun`: the program may run, and signals for it are the leader's.
     """
@@ -232,7 +245,8 @@ class Relay:
         self.master_fd = master_fd
         self.channel_fd = channel_fd
         self.output_fd = next(fd for fd in (1, 2, 0) if os.isatty(fd))
-        self.has_input = os.isatty(0)
+        self.input_fd = _open_keyboard()
+        self.has_input = self.input_fd >= 0
         self.before: list[Any] = []
         self.is_raw = False
         self.is_continued = False
@@ -265,7 +279,7 @@ class Relay:
     def _is_in_front(self) -> bool:
         """Whether what is typed is for us. A terminal that controls nobody here (no shell with job control) always is."""
         try:
-            return os.tcgetpgrp(0) == os.getpgrp()
+            return os.tcgetpgrp(self.input_fd) == os.getpgrp()
         except OSError as error:
             return error.errno == errno.ENOTTY
 
@@ -276,13 +290,13 @@ class Relay:
                 return True
             if not self._is_in_front():
                 return False
-            self.before = termios.tcgetattr(0)
+            self.before = termios.tcgetattr(self.input_fd)
             iflag, oflag, cflag, lflag, ispeed, ospeed, cc = self.before
             iflag &= ~(termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON)
             oflag &= ~termios.OPOST
             lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
             cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-            termios.tcsetattr(0, termios.TCSADRAIN, [iflag, oflag, cflag, lflag, ispeed, ospeed, cc])
+            termios.tcsetattr(self.input_fd, termios.TCSADRAIN, [iflag, oflag, cflag, lflag, ispeed, ospeed, cc])
             self.is_raw = True
         except (OSError, termios.error):
             self.has_input = False  # the terminal has gone
@@ -300,7 +314,7 @@ class Relay:
             return
         self.is_raw = False
         try:
-            termios.tcsetattr(0, termios.TCSADRAIN, self.before)
+            termios.tcsetattr(self.input_fd, termios.TCSADRAIN, self.before)
         except (OSError, termios.error):
             pass  # the terminal has gone
 
@@ -317,13 +331,17 @@ class Relay:
             signal.signal(signal.SIGWINCH, signal.SIG_DFL)
             os.close(self.master_fd)
             os.close(self.channel_fd)
-            self.master_fd = -1
+            if self.input_fd > 0:
+                os.close(self.input_fd)
+            self.master_fd = self.input_fd = -1
 
     def watch(self, poller: select.poll) -> None:
         """What this waits for now: input only when the last of it has been taken, so that nothing piles up."""
         output = 0 if self.is_hung_up else select.POLLIN | (select.POLLOUT if self.to_jail else 0)
         takes_input = self.is_raw and self.has_input and not self.to_jail and not self.is_hung_up
-        for fd, events in ((self.master_fd, output), (0, select.POLLIN if takes_input else 0), (self.channel_fd, select.POLLIN if self.is_led else 0)):
+        for fd, events in ((self.master_fd, output), (self.input_fd, select.POLLIN if takes_input else 0), (self.channel_fd, select.POLLIN if self.is_led else 0)):
+            if fd < 0:
+                continue
             if events:
                 poller.register(fd, events)
             else:
@@ -334,24 +352,44 @@ class Relay:
 
     def turn(self, ready: dict[int, int], poller: select.poll) -> None:
         """Carry what is there, then say anew what to wait for."""
-        if ready.get(0, 0):
-            self._read_input()
+        typed = self._read_input() if ready.get(self.input_fd, 0) else b""
         if self.to_jail:
             self._write_input()
+        if typed and self.input_fd > 0:
+            self._tell_others(typed)
         if ready.get(self.master_fd, 0) & ~select.POLLOUT and not self._show():
             self.is_hung_up = True  # nobody has the slave open any more
         if ready.get(self.channel_fd, 0):
             self._read_channel()
         self.watch(poller)
 
-    def _read_input(self) -> None:
+    def _read_input(self) -> bytes:
+        """What was typed."""
         if not self.is_raw:
-            return  # in the background since
+            return b""  # in the background since
         try:
-            self.to_jail = os.read(0, CHUNK)
+            self.to_jail = os.read(self.input_fd, CHUNK)
         except OSError:
             self.to_jail = b""
         self.has_input = bool(self.to_jail)
+        return self.to_jail
+
+    def _tell_others(self, typed: bytes) -> None:
+        """Ctrl-C and its like are for whoever else is in the pipe as well: raw, the terminal no longer tells them.
+
+        After the program, which would else see the end of its input first.
+        """
+        try:
+            _, _, _, lflag, _, _, keys = termios.tcgetattr(self.master_fd)
+        except termios.error:
+            return
+        if not lflag & termios.ISIG:
+            return  # to the program they are keys as any other
+        for place, number in ((termios.VINTR, signal.SIGINT), (termios.VQUIT, signal.SIGQUIT), (termios.VSUSP, signal.SIGTSTP)):
+            if keys[place] != b"\0" and keys[place] in typed:
+                handler = signal.signal(number, signal.SIG_IGN)  # we have it already
+                os.killpg(0, number)
+                signal.signal(number, handler)
 
     def _write_input(self) -> None:
         try:

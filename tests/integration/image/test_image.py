@@ -168,6 +168,20 @@ def test_end_of_the_server_is_the_end_of_its_jail(tree: Tree, squashfs: Path) ->
         pid = tree.pid("a")
 
 
+def test_a_server_that_hangs_goes_with_ljexec(tree: Tree, squashfs: Path) -> None:
+    """What waits for it cannot be killed until it has ended."""
+    if not is_served(tree):
+        pytest.skip("the kernel mounts the image itself: no server")
+    started = tree.start("ljexec", "--image", str(squashfs), "--", "sh", "-c", "echo begun; i=0; while :; do test -e /bin/x$i; i=$((i + 1)); done")
+    assert started.stdout is not None and started.stdout.readline() == "begun\n"
+    (server,) = (int(line.split(":")[0]) for line in leftovers(tree) if "squashfuse" in line)
+    os.kill(server, signal.SIGSTOP)
+    time.sleep(0.1)
+    started.kill()
+    wait_for(lambda: not leftovers(tree), "the server to go")
+    started.communicate(timeout=20)
+
+
 def record(tree: Tree, name: str) -> dict[str, str]:
     try:
         lines = (tree.supervise(name) / "jail").read_text().splitlines()

@@ -74,6 +74,31 @@ def test_output_into_a_pipe_is_not_a_terminals(tree: Tree) -> None:
         terminal.end()
 
 
+def test_keys_while_input_comes_from_a_pipe(tree: Tree) -> None:
+    """A pager, and a question to /dev/tty: what is typed goes there. Ctrl-Z and Ctrl-C are for the whole pipe, and the terminal is as it was."""
+    with Terminal(tree, "bash", "--norc", "-i") as terminal:
+        terminal.wait_for("OUTER> ")
+        terminal.ask("a=$(stty -g); echo noted", "noted")
+        terminal.type("seq 500 | ljexec -- more\n")
+        terminal.wait_for("--More--")
+        terminal.type("q")
+        terminal.wait_for_shell()
+        terminal.type("echo x | ljexec -- sh -c 'echo as\"k\"; read b </dev/tty; cat; echo got-$b'\n")
+        terminal.wait_for("ask")
+        terminal.type("keys\n")
+        terminal.wait_for("got-keys")
+        terminal.wait_for_shell()
+        terminal.type("sleep 1000 | ljexec -- sh -c 'echo be\"gun\"; exec cat'\n")  # else Ctrl-Z may find the shell in a vfork
+        terminal.wait_for("begun")
+        stop(terminal)
+        terminal.type("fg\n")
+        terminal.wait_for_job()
+        terminal.type("\x03")
+        terminal.wait_for_shell()
+        terminal.ask("echo $? jobs $(jobs | wc -l)", "130 jobs 0")
+        terminal.ask('[ "$a" = "$(stty -g)" ] && echo as before', "as before")
+
+
 @pytest.mark.parametrize("pipes", PIPES)
 def test_ctrl_c_in_a_pipeline_ends_the_programs_children_too(tree: Tree, pipes: str) -> None:
     """Whether it has a terminal or not; exit 130, and the pipeline ends."""
