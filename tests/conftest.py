@@ -337,7 +337,7 @@ class Tree:
 
 def scan_hash(svdir: Path) -> str:
     """What tells a scan directory from others of its name."""
-    return f"{crc32(str(svdir.resolve()).encode()):08x}"
+    return f"{crc32(os.fsencode(svdir.resolve())):08x}"
 
 
 def _read_quietly(path: Path) -> bytes:

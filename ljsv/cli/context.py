@@ -8,8 +8,8 @@ import time
 from ljsv import status
 from ljsv.cli.options import Options, usage
 from ljsv.cli.show import given_svdir
-from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_SUPERVISED, Fault, quote
-from ljsv.paths import Places, find_svdir, is_service_name
+from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_SUPERVISED, EXIT_SYSTEM, Fault, quote
+from ljsv.paths import SCANNER_DIR, Places, find_svdir, is_service_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 LOG = "log"
+LINKS_MAX = 64
+SCANNER_PATIENCE_S, SCANNER_PAUSE_S = 5.0, 0.05
 
 
 class Context:
@@ -37,6 +39,18 @@ class Context:
         if source == "./sv":
             self.shown = "./sv"
         self.places = Places(self.shown, environ, uid)
+        if not _is_read(f"{self.places.scanner}/control"):
+            self._follow_links()
+
+    def _follow_links(self) -> None:
+        """Its scanner may have been given another runtime directory (cron knows of none): it is where its services' links lead."""
+        scan = os.path.basename(self.places.state)
+        found = dict.fromkeys([os.path.dirname(_read_link(f"{self.svdir}/{name}/supervise")) for name in self.all_names()[:LINKS_MAX]])
+        folders = [(runtime, f"{runtime}/{SCANNER_DIR}") for runtime in found if os.path.basename(runtime) == scan]
+        for runtime, scanner in (*folders, (None, f"{self.svdir}/.ljsv")):
+            if _is_read(f"{scanner}/control"):
+                self.places.runtime, self.places.scanner = runtime, scanner
+                return
 
     @property
     def svdir(self) -> str:
@@ -58,8 +72,8 @@ class Context:
             names = sorted(item.name for item in listing if item.name[0] != "." and item.is_dir())
         return [name for name in names if is_service_name(name)], [self.misnamed(name) for name in names if not is_service_name(name)]
 
-    def names(self) -> list[str]:
-        """The services that were named, or all with --all. Fault for one that is not there."""
+    def names(self, faults: list[Fault] | None = None) -> list[str]:
+        """The services that were named, or all with --all. Fault for one that is not there; with `faults` it is put there, and left out."""
         operands = self.options.operands
         if self.options.has("--all"):
             if operands:
@@ -67,9 +81,16 @@ class Context:
             return self.all_names()
         if not operands:
             raise usage("which service? name it, or say --all", hint=f"ljsv status  # shows what is in {quote(self.shown)}")
-        for name in operands:
-            self.require(name)
-        return list(dict.fromkeys(operands))
+        names = []
+        for name in dict.fromkeys(operands):
+            try:
+                self.require(name)
+                names.append(name)
+            except Fault as fault:
+                if faults is None:
+                    raise
+                faults.append(fault)
+        return names
 
     def require(self, name: str) -> None:
         """Fault (4) with a guess where there is no such service."""
@@ -95,10 +116,7 @@ class Context:
     def supervise_of(self, name: str) -> str:
         """Where its supervisor keeps its files: ours, where the link leads to another user's but is ours to replace."""
         directory = f"{self.svdir}/{name}"
-        try:
-            link = os.readlink(f"{directory}/supervise")
-        except OSError:
-            link = ""
+        link = _read_link(f"{directory}/supervise")
         if link and os.path.dirname(link) != self.places.runtime and not os.access(link, os.X_OK) and os.access(directory, os.W_OK):
             return self.places.runtime_of(name) or f"{directory}/supervise"
         return f"{directory}/supervise"
@@ -136,28 +154,84 @@ class Context:
         """Bytes into a service's control FIFO. Fault (102) where nobody reads it."""
         path = f"{self.supervise_of(name)}/control"
         if not (self.is_supervised(name) and write_fifo(path, text.encode())):
-            problem = self.problems().get(name, "")
-            cause = problem or ("its scanner runs" if self.has_scanner() else "no scanner runs")
+            has_scanner = self.has_scanner()
+            if has_scanner and self.is_supervised(name) and write_fifo(path, text.encode()):
+                return  # its folder is there again
+            cause = self.problems().get(name) or ("its scanner runs" if has_scanner else "no scanner runs")
             raise Fault(
                 "nobody supervises it", f"{self.shown}/{name}", cause, service=name, hint=f"ljsv up {name}",
                 exit_code=EXIT_NOT_SUPERVISED,
             )
 
     def has_scanner(self) -> bool:
-        return write_fifo(f"{self.places.scanner}/control", b"")
+        """Whether one runs. Where it holds the lock, but its folder is not there (it begins, or makes it again), that is waited for. Fault where it is another user's."""
+        give_up_at = time.monotonic() + SCANNER_PATIENCE_S
+        is_made_again = False
+        while not write_fifo(f"{self.places.scanner}/control", b""):
+            pid, owner = self._find_scanner()
+            if not pid or time.monotonic() > give_up_at:
+                return False
+            if owner != os.geteuid():
+                from ljsv.cli.guess import as_typed
+
+                who = "root's" if owner == 0 else f"of uid {owner}"
+                sudo = "sudo" if owner == 0 else f"sudo -u '#{owner}'"
+                raise Fault("not permitted", self.shown, f"its scanner (pid {pid}) is {who}", hint=f"{sudo} {as_typed()}", exit_code=EXIT_SYSTEM)
+            time.sleep(SCANNER_PAUSE_S)
+            is_made_again = True
+        while is_made_again and time.monotonic() < give_up_at and not all(map(self._has_folder, self.all_names())):
+            time.sleep(SCANNER_PAUSE_S)
+        return True
+
+    def _has_folder(self, name: str) -> bool:
+        """Its `supervise` leads somewhere, if it is there."""
+        return os.path.isdir(self.supervise_of(name)) or not os.path.lexists(self.supervise_of(name))
+
+    def _find_scanner(self) -> tuple[int, int]:
+        """(pid, uid) of the process that holds the lock on the scan directory, as a scanner does; zeros for none."""
+        from ljsv.linux.process import find_lock_holder
+
+        try:
+            fd = os.open(self.svdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return 0, 0
+        try:
+            pid = find_lock_holder(fd)
+            with open(f"/proc/{pid}/comm") as file:
+                is_scanner = file.read() == "ljsv scan\n"
+            return (pid, os.stat(f"/proc/{pid}").st_uid) if is_scanner else (0, 0)
+        except OSError:
+            return 0, 0
+        finally:
+            os.close(fd)
 
     def tell_scanner(self, text: str) -> bool:
         return write_fifo(f"{self.places.scanner}/control", text.encode())
 
     def problems(self) -> dict[str, str]:
         """Why nobody supervises what is there, as the scanner says."""
-        if not self.has_scanner():
+        if not write_fifo(f"{self.places.scanner}/control", b""):
             return {}
         try:
             with open(f"{self.places.scanner}/problems") as file:
                 return status.parse_detail(file.read(1 << 20))
         except OSError:
             return {}
+
+
+def _is_read(fifo: str) -> bool:
+    """Whether a process of ours, or one that we may write to, has it open."""
+    try:
+        return write_fifo(fifo, b"")
+    except Fault:
+        return False
+
+
+def _read_link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def split_word(word: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from ljsv.cli.options import Options, usage
 from ljsv.cli.show import age, age_of, next_try, not_ready, print_columns, print_fault, print_hint, printable
 from ljsv.cli.sizes import ENTRIES_MAX, OverlaySizes, memory_cell, size
 from ljsv.cli.table import UNSUPERVISED, Row, Screen, lay_out
-from ljsv.errors import EXIT_OK, EXIT_STATUS_NOT_UP
+from ljsv.errors import EXIT_OK, EXIT_STATUS_NOT_UP, Fault
 
 OPTIONS = {"--json": "", "--all": "", "-o": "FIELD,...", "-q": "", "--quiet": ""}
 KEPT = ("since", "log", "end", "end_text", "run_time", "why", "needs", "restarts", "jail", "overlay", "directory", "image", "image_generation", "not_deployed")  # of a service whose supervisor has ended
@@ -25,6 +25,7 @@ def run(_verb: str, options: Options) -> int:
     fields = _wanted_fields(options)
     context = Context(options.get("--svdir"), options)
     names, misnamed = (context.names(), []) if options.operands else context.look_around()
+    note = _find_scanner(context)
     problems = context.problems()
     details = {name: read(context, name, problems) for name in names}
     is_quiet = options.has("-q") or options.has("--quiet")
@@ -50,12 +51,22 @@ def run(_verb: str, options: Options) -> int:
         print_one(context, names[0], details[names[0]])
     else:
         print_table(context, details)
+        if note and details:
+            print(note, file=sys.stderr)
         for fault in misnamed:
             print_fault(fault)
     if not options.operands and not is_quiet:
         return EXIT_OK
     is_fine = all(is_up(detail, is_named=bool(options.operands)) for detail in details.values())
     return EXIT_OK if is_fine else EXIT_STATUS_NOT_UP
+
+
+def _find_scanner(context: Context) -> str:
+    """What there is to say of it, "" where one runs. One whose runtime directory was deleted is waited for: what is read then is true."""
+    try:
+        return "" if context.has_scanner() else f"no scanner runs for {context.shown}: ljsv up NAME starts one"
+    except Fault as fault:
+        return f"{fault}: {fault.hint}"
 
 
 def is_up(detail: dict[str, str], *, is_named: bool) -> bool:
@@ -182,8 +193,6 @@ def print_table(context: Context, details: dict[str, dict[str, str]]) -> None:
     print("\n".join([*lines, summary(context, details)]))
     if not details:
         print_hint(f"ljsv new NAME --run COMMAND  # makes one in {context.shown}")
-    elif not context.has_scanner():
-        print(f"no scanner runs for {context.shown}: ljsv up NAME starts one", file=sys.stderr)
 
 
 def print_fields(fields: tuple[str, ...], rows: list[dict[str, object]]) -> None:

@@ -183,21 +183,61 @@ def _report(context: Context, name: str, answer: str) -> None:
 
 def start(context: Context, byte: str) -> int:
     """up and once: check, have it supervised, send, wait."""
-    asked = context.names()
-    names = with_needs(context, asked)
-    for name in names:
-        check_files(context, name)
+    asked, names, faults = _check(context)
+    if faults and not asked:
+        return faults[0].exit_code
     fresh = [name for name in names if not context.detail(name)]
-    ensure_scanner(context)
-    for name in names:
-        ensure_supervised(context, name)
+    asked, names = _supervise(context, asked, names, faults)
     # What is new and starts by itself is not started twice: a job may be done by now. What was there before may still show what it was.
     begun = [name for name in fresh if byte == "u" and context.detail(name).get("want") == "up"]
+    also = _also(context, asked, names)
+    code = steer(context, [*also, *asked], dict.fromkeys(asked, byte) | dict.fromkeys(also, "u") | dict.fromkeys(begun, ""), is_up)
+    return faults[0].exit_code if faults else code
+
+
+def _check(context: Context) -> tuple[list[str], list[str], list[Fault]]:
+    """(what was asked for and can start, the same after all that it needs, why the rest cannot): each fault is told, and keeps nothing else from starting."""
+    faults: list[Fault] = []
+    asked: list[str] = []
+    order: list[str] = []
+    checked: set[str] = set()
+    for name in context.names(faults):
+        try:
+            needed = with_needs(context, [name])
+            for each in needed:
+                if each not in checked:
+                    check_files(context, each)
+                    checked.add(each)
+        except Fault as fault:
+            faults.append(fault)
+            continue
+        asked.append(name)
+        order += [each for each in needed if each not in order]
+    for told in faults:
+        print_fault(told)
+    return asked, order, faults
+
+
+def _supervise(context: Context, asked: list[str], names: list[str], faults: list[Fault]) -> tuple[list[str], list[str]]:
+    """Have each supervised; without those that nobody supervises, which are told and added to `faults`."""
+    ensure_scanner(context)
+    lost: set[str] = set()
+    for name in names:
+        try:
+            ensure_supervised(context, name)
+        except Fault as fault:
+            print_fault(fault)
+            faults.append(fault)
+            lost.add(name)
+    return [name for name in asked if name not in lost], [name for name in names if name not in lost]
+
+
+def _also(context: Context, asked: list[str], names: list[str]) -> list[str]:
+    """What has to be started for the others' sake, and says so."""
     also = [name for name in names if name not in asked and context.detail(name).get("state") != status.READY]
     if also:
         print(f"ljsv: also starting what they need: {' '.join(also)}", file=sys.stderr)
-    names = [*also, *asked]
-    return steer(context, names, dict.fromkeys(names, byte) | dict.fromkeys(also, "u") | dict.fromkeys(begun, ""), is_up)
+    return also
 
 
 def with_needs(context: Context, names: list[str]) -> list[str]:
@@ -227,23 +267,29 @@ def with_needs(context: Context, names: list[str]) -> list[str]:
 
 def restart(context: Context) -> int:
     """Files first: a bad edit leaves what runs alone. Then down and up, with KILL at the stop timeout."""
-    names = context.names()
-    for name in names:
-        check_files(context, name)
-    ensure_scanner(context)
-    send = {}
-    for name in names:
-        ensure_supervised(context, name)
+    asked, names, faults = _check(context)
+    if faults and not asked:
+        return faults[0].exit_code
+    asked, names = _supervise(context, asked, names, faults)
+    also = _also(context, asked, names)
+    send = dict.fromkeys(also, "u")
+    for name in asked:
         state = context.detail(name).get("state")
         send[name] = "u" if state in {status.DOWN, status.BACKOFF, status.FAILED} else "du"
-    return steer(context, names, send, is_up_again)
+    code = steer(context, [*also, *asked], send, is_up_again)
+    return faults[0].exit_code if faults else code
 
 
 def stop(context: Context) -> int:
     """down. What needs another of them goes first; who needs one and goes on is named."""
     from ljsv.supervise.needs import name_dependents
 
-    names = context.names()
+    faults: list[Fault] = []
+    names = context.names(faults)
+    for fault in faults:
+        print_fault(fault)
+    if faults and not names:
+        return faults[0].exit_code
     after: dict[str, set[str]] = {name: set() for name in names}
     for name in names:
         for need in context.detail(name).get("needs", "").split():
@@ -254,7 +300,7 @@ def stop(context: Context) -> int:
         going_on = [other for other in name_dependents(context.supervise_of(name)) if other not in names]
         if going_on:
             print(f"note: {name} is needed by what goes on: {' '.join(going_on)}", file=sys.stderr)
-    return code
+    return faults[0].exit_code if faults else code
 
 
 def reset_failed(context: Context) -> int:

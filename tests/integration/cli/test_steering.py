@@ -1,0 +1,88 @@
+"""What is asked of several, of what needs another, and of a scanner that is not where one looks first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.conftest import Tree, is_alive, scan_hash, wait_for
+from tests.integration.chaos.marked import scanner_folder
+
+
+def test_one_that_cannot_start_keeps_no_other_from_it(tree: Tree) -> None:
+    """up, restart and once do the rest and tell each fault; so does down of a name that is none. The exit code is that of the first."""
+    for name, policy in (("good", ""), ("bad", "x=\n"), ("lost", 'needs = ["typo"]\n'), ("user", 'needs = ["good"]\n')):
+        tree.add(name, policy=policy)
+    done = tree.ljsv("up", "--all", code=1)
+    assert "bad: " in done.stderr and "needs what is not there: typo" in done.stderr
+    assert (tree.state("good"), tree.state("user")) == ("ready", "ready")
+    pid = tree.pid("good")
+    assert "not valid TOML" in tree.ljsv("restart", "bad", "good", code=1).stderr
+    assert tree.state("good") == "ready" and tree.pid("good") != pid
+    done = tree.ljsv("down", "user", "nosuch", "good", code=4)
+    assert "no such service" in done.stderr and (tree.state("good"), tree.state("user")) == ("down", "down")
+
+
+def test_restart_starts_what_is_needed(scanning: Tree) -> None:
+    """As up does: else what ran would be down, and wait."""
+    scanning.add("db")
+    scanning.add("api", policy='needs = ["db"]\n')
+    scanning.wait_state("api", "ready")
+    assert "needed by what goes on: api" in scanning.ljsv("down", "db").stderr
+    done = scanning.ljsv("restart", "api")
+    assert "also starting what they need: db" in done.stderr and scanning.state("db") == "ready"
+
+
+def test_answers_while_the_runtime_directory_is_made_again(scanning: Tree) -> None:
+    """Deleted under a living tree: status, down and exit wait for it, and none says that nobody runs."""
+    scanning.add("web")
+    pid = int(scanning.wait_state("web", "ready")["pid"])
+    shutil.rmtree(scanner_folder(scanning))
+    assert "1 ready" in scanning.ljsv("status").stdout
+    shutil.rmtree(scanner_folder(scanning))
+    scanning.ljsv("down", "web")
+    assert not is_alive(pid)
+    scanning.ljsv("up", "web")
+    shutil.rmtree(scanner_folder(scanning))
+    assert "have ended" in scanning.ljsv("exit", "--all").stdout
+    assert not scanning.processes()
+
+
+def test_scanner_with_another_runtime_directory(tree: Tree) -> None:
+    """One who has no XDG_RUNTIME_DIR (cron, su) finds the scanner of one who has, and the other way round."""
+    if not tree.uid:
+        return  # root has but one
+    tree.add("web")
+    here = tree.env["XDG_RUNTIME_DIR"]
+    for first, second in ((here, ""), ("", here)):
+        tree.ljsv("up", "web", env={"XDG_RUNTIME_DIR": first})
+        done = tree.ljsv("status", env={"XDG_RUNTIME_DIR": second})
+        assert "1 ready" in done.stdout and "no scanner" not in done.stderr
+        tree.ljsv("restart", "web", env={"XDG_RUNTIME_DIR": second})
+        tree.ljsv("upgrade", env={"XDG_RUNTIME_DIR": second})
+        tree.ljsv("exit", "--all", env={"XDG_RUNTIME_DIR": second})
+        wait_for(lambda: not tree.processes(), "all to end")
+
+
+def test_scanner_of_another_user(tree: Tree) -> None:
+    """Nobody is told that none runs: whose it is, and what to type."""
+    if not tree.uid:
+        return
+    svdir = tree.root / "theirs"
+    svdir.mkdir()
+    env = {"PATH": tree.env["PATH"]}
+    subprocess.run([tree.programs / "ljsv", "--svdir", svdir, "scan", "--daemon"], env=env, check=True)
+    try:
+        done = tree.ljsv("--svdir", str(svdir), "metrics", code=111)
+        assert "its scanner (pid " in done.stderr and "is root's" in done.stderr and "hint: sudo ljsv --svdir" in done.stderr
+        assert "is root's" in tree.ljsv("--svdir", str(svdir), "upgrade", code=111).stderr
+    finally:
+        pid = int((Path("/run/ljsv") / f"{svdir.name}-{scan_hash(svdir)}" / ".scanner/pid").read_text().split()[0])
+        subprocess.run([tree.programs / "ljsv", "--svdir", svdir, "exit", "--all"], env=env, check=True)
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+        for base in ("/run/ljsv", "/var/log/ljsv", "/var/lib/ljsv"):
+            shutil.rmtree(f"{base}/{svdir.name}-{scan_hash(svdir)}", ignore_errors=True)
