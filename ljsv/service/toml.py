@@ -99,6 +99,23 @@ def parse(text: bytes, kind: type[T], file: str) -> T:
     return value
 
 
+def pack(value: Any) -> str:
+    """A frozen value as text that `unpack` takes."""
+    import json
+
+    return json.dumps(cattrs.Converter().unstructure(value))
+
+
+def unpack(text: str, kind: type[T]) -> T | None:
+    """What was packed; None for what is no such value."""
+    import json
+
+    try:
+        return cattrs.Converter().structure(json.loads(text), kind)
+    except (ValueError, TypeError, KeyError, ClassValidationError, IterableValidationError):
+        return None
+
+
 def _fault(file: str, action: str, cause: str, hint: str = "") -> Fault:
     return Fault(f"{file}: {action}", "", cause, hint=hint or f"${{EDITOR:-vi}} {file}")
 

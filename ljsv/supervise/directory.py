@@ -146,7 +146,7 @@ class SuperviseDirectory:
         else:
             self._take_lock(lock_fd)
         if read_owner(self.path) not in {"", self._identity}:  # a copy brought them along: not our jail, not our state
-            for name in ("jail", "exit", "detail", "staging", "log.fifo"):
+            for name in ("jail", "exit", "detail", "good", "staging", "log.fifo"):
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self.path}/{name}")
         status.write_by_rename(self.path, OWNER_FILE, f"{self._identity}\n{self._service_path}\n".encode(), 0o600)

@@ -13,7 +13,7 @@ import os
 from contextlib import suppress
 
 from ljsv import status
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.service.circle import find_circle
 from ljsv.service.read import read_needs
 from ljsv.supervise.directory import is_locked, open_fifo
@@ -40,12 +40,23 @@ class Needs:
 
     def missing(self, name: str, needs: tuple[str, ...]) -> tuple[str, ...]:
         """Those that are not ready, in order; from now on their announcements are heard. Fault when they go in a circle."""
+        self._subscribe(name, needs)
+        self.refuse_circle(name, needs)
+        return tuple(need for need in needs if not is_ready(f"{self._places.svdir}/{need}/supervise"))
+
+    def refuse_circle(self, name: str, needs: tuple[str, ...]) -> None:
+        """Fault when they go in one."""
         circle = find_circle(name, lambda one: needs if one == name else read_needs(f"{self._places.svdir}/{one}"))
         if circle:
             hint = f"take one out: {self._places.svdir}/{circle[-2]}/policy"
             raise Fault("needs go in a circle", " -> ".join(circle), "none of them could ever start", hint=hint)
-        self._subscribe(name, needs)
-        return tuple(need for need in needs if not is_ready(f"{self._places.svdir}/{need}/supervise"))
+
+    def refuse_edit(self, name: str, needs: tuple[str, ...]) -> None:
+        """Fault where needs that were edited under a running service could never be ready."""
+        self.refuse_circle(name, needs)
+        for need in needs:
+            if not os.path.isdir(f"{self._places.svdir}/{need}"):
+                raise Fault("needs what is not there", need, "no such service", hint=f"ljsv new {quote(need)}  # or correct {self._places.svdir}/{name}/policy")
 
     def _subscribe(self, name: str, needs: tuple[str, ...]) -> None:
         folders = [f"{self._places.svdir}/{need}/supervise/event" for need in needs]

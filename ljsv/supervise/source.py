@@ -49,6 +49,7 @@ class Source:
         self._deployed_print: tuple[int, ...] = ()
         self._is_old = False  # of a generation that is not in effect any more: good for its finish script only
         self.find_state: Callable[[], str] = str  # where its state directory is, "" where nothing is deployed
+        self.refuse_edit: Callable[[Service], None] = lambda _service: None  # Fault where the service could never start with what it says by now
         self.look(is_running=False)
 
     def look(self, *, is_running: bool) -> None:
@@ -68,18 +69,20 @@ class Source:
             return False
         return True
 
-    def load(self) -> Service:
-        """Read it, if it has changed since it was last found good. Fault when it is unfit."""
+    def load(self, *, is_edit: bool = False) -> Service:
+        """Read it, if it has changed since it was last found good. Fault when it is unfit; with `is_edit` also where it could only wait."""
         self._find_path()
         fingerprint = take_fingerprint(self.dir_fd)
         deployed = self._read_deployed_print()
         is_same = fingerprint == self._good_print and deployed == self._deployed_print
         if self.service is None or not is_same or self.service.directory != self.path or _has_new_image(self.service):
             try:
-                self.service = self._read()
+                service = self._read()
             except (ValueError, RecursionError, OSError) as error:
                 raise Fault("cannot read the service directory", self.path, str(error), hint=f"ljsv lint {quote(self.path)}") from None
-            self.rules = rules_of(self.service)
+            if is_edit and self.service:
+                self.refuse_edit(service)
+            self.service, self.rules = service, rules_of(service)
             self._good_print, self._deployed_print, self._is_old = fingerprint, deployed, False
         return self.service
 
@@ -103,15 +106,25 @@ class Source:
     def load_quietly(self) -> None:
         """Read it for what status says, without touching what runs."""
         try:
-            self.load()
+            self.load(is_edit=True)
             self.edit_fault = None
         except Fault as fault:
             self.edit_fault = fault
 
+    def restore(self, service: Service | None) -> None:
+        """What the supervisor before had found good, where its files are not any more."""
+        if service:
+            self.service, self.rules = service, rules_of(service)
+
+    @property
+    def is_spoilt(self) -> bool:
+        """There was a bad edit, and the values before it are at hand."""
+        return self.edit_fault is not None and self.service is not None and not self._is_old
+
     def load_to_start(self, *, is_automatic: bool) -> Service:
         """For a run that is about to begin. An automatic start goes on with the last good values; any other is refused: Fault."""
         try:
-            service = self.load()
+            service = self.load(is_edit=is_automatic)
             self.edit_fault = None
         except Fault as fault:
             if not is_automatic or self.service is None or self._is_old:

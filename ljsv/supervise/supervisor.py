@@ -24,8 +24,8 @@ from ljsv.jail.spec import HOST, JailSpec, overlay_of, spec_of
 from ljsv.linux import process
 from ljsv.paths import Places, is_service_name
 from ljsv.service.read import Service
+from ljsv.supervise import good, record
 from ljsv.supervise import machine as table
-from ljsv.supervise import record
 from ljsv.supervise.announce import Announcer
 from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
 from ljsv.supervise.directory import SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
@@ -129,6 +129,8 @@ class Supervisor:
         )
         self.logs = Logs(self.loop, f"{name} log", events, LogFile(places.log_of(name), LOG_MAX, LOG_KEEP), self._touch)
         self.needs = Needs(places, self.loop, self._needs_changed)
+        self.is_in_circle = False
+        self.source.refuse_edit = lambda service: self.needs.refuse_edit(self.name, service.policy.needs)
         self.waiting: tuple[str, ...] = ()
         self.scripts = Scripts(self.loop, f"{name} script", events, self._begin_script)
         self.readiness = Readiness(self.loop, name, events, self.scripts, self._said, self._touch)
@@ -145,7 +147,7 @@ class Supervisor:
     def main(self, begun_fd: int) -> None:
         """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit."""
         self.directory.make()
-        self.source.load_quietly()  # where the log goes, before what is in it goes there
+        self._load()  # where the log goes, before what is in it goes there
         self._open_log()
         self._look_for_log_service()
         self.loop.on_signal(signal.SIGTERM, lambda: self.feed(Event("x")))
@@ -168,6 +170,12 @@ class Supervisor:
             self.deployer.carry_on()
         self._announce()
 
+    def _load(self) -> None:
+        """The files; where they are bad, what the supervisor before us had found good."""
+        self.source.load_quietly()
+        if self.source.service is None:
+            self.source.restore(good.find(self.directory.path))
+
     def _open_deployer(self) -> Deployer:
         if self.deployer is None:
             from ljsv.supervise.deployer import Deployer
@@ -182,7 +190,7 @@ class Supervisor:
 
     def _take_over(self) -> None:
         """Begin, or carry on where a killed supervisor stopped."""
-        self.source.load_quietly()
+        self._load()
         folder = self.directory.path
         exit_fd = record.open_exit_reader(folder)
         exits = record.read_exits(exit_fd)
@@ -376,7 +384,7 @@ class Supervisor:
     def _changed_state(self, before: Machine) -> None:
         """What follows from a new state, whatever has led to it."""
         machine = self.machine
-        if machine.state in AT_REST and not machine.is_waiting:
+        if machine.state in AT_REST and not machine.is_waiting and not (self.is_in_circle and machine.state == status.FAILED):
             self.needs.release()
             self.waiting = ()
         if before.state == status.READY and machine.state != status.STARTING:
@@ -441,12 +449,24 @@ class Supervisor:
         if self.machine.state in {*table.ALIVE, status.BACKOFF} and not self.machine.is_fault:
             self.source.load_quietly()
             fault = self.source.edit_fault
+            self._keep_good()
             if fault is None:
                 self._change_limits()
             elif str(fault) != before:
                 self.events.send("bad edit", "warning", fault=str(fault), hint=fault.hint)
         else:
             self.feed(Event("files changed"))
+
+    def _keep_good(self) -> None:
+        """For the next supervisor, as long as the files are bad."""
+        service = self.source.service
+        if not self.source.is_spoilt or service is None:
+            good.drop(self.directory.path)
+            return
+        try:
+            good.keep(self.directory.path, service)
+        except OSError as error:
+            self.events.send("cannot keep the last good values", "error", path=self.directory.path, cause=error.strerror)
 
     def _change_limits(self) -> None:
         """What `limits` says of the control group holds for what runs as well; what it says of processes, from the next start on."""
@@ -490,7 +510,9 @@ class Supervisor:
             self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
             self._set_up_log(service)
             self.source.run_began()
+            self.is_in_circle = True
             self.waiting = self.needs.missing(self.name, service.policy.needs)
+            self.is_in_circle = False
             if self.waiting:
                 self.feed(Event("needs missing"))
             elif self._has_control("u"):
@@ -617,6 +639,11 @@ class Supervisor:
     def _needs_changed(self) -> None:
         """Something was announced by what it needs, or somebody new is supervised."""
         service = self.source.service
+        if service and self.is_in_circle and self.machine.state == status.FAILED:
+            with suppress(Fault):
+                self.needs.missing(self.name, service.policy.needs)  # who has a supervisor by now is heard from now on
+                self.feed(Event("files changed"))  # another's, by which it is none any more
+            return
         if not self.machine.is_waiting or not service:
             return
         try:

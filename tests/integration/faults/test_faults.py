@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -98,6 +99,55 @@ def test_bad_edit_never_harms_a_running_service(scanning: Tree) -> None:
     assert scanning.detail("a")["changed"] == "limits"
     scanning.ljsv("restart", "a")
     assert "changed" not in scanning.detail("a")
+
+
+@pytest.mark.parametrize("how", ["kill", "upgrade"])
+@pytest.mark.parametrize(("file", "text"), [("policy", "x=\n"), ("limits", "memory = 7\n"), ("rootfs", "base = 7\n")])
+def test_bad_edit_outlives_its_supervisor(scanning: Tree, how: str, file: str, text: str) -> None:
+    """The next one restarts with the last good values as well; mended, the edit counts."""
+    path = scanning.add("a", "ulimit -n\nexec sleep 1000", limits="nofile = 77\n", policy='[restart]\nfirst_delay = "0s"\nstable_after = "0s"\n')
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    good = (path / file).read_text()
+    (path / file).write_text(text)
+    wait_for(lambda: "fault" in scanning.detail("a"), "the fault to be shown")
+    before = scanning.supervisor_pid("a")
+    if how == "kill":
+        os.kill(before, signal.SIGKILL)
+    else:
+        scanning.ljsv("upgrade")
+    wait_for(lambda: scanning.supervisor_pid("a") not in {0, before} and "fault" in scanning.detail("a"), "the next supervisor")
+    assert scanning.pid("a") == pid and scanning.detail("a")["jail"] == "host"
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: scanning.state("a") == "ready" and scanning.pid("a") not in {0, pid}, "a restart with the last good values")
+    wait_for(lambda: scanning.log("a") == "77\n77", "its word")
+    (path / file).write_text(good)
+    wait_for(lambda: "fault" not in scanning.detail("a"), "the fault to go")
+    scanning.ljsv("restart", "a")
+    assert not (scanning.supervise("a") / "good").exists()
+
+
+def test_bad_edit_of_needs(scanning: Tree) -> None:
+    """A circle, and a need that is not there: shown as such, and a crash restarts without them."""
+    for name, needs in (("a", ""), ("b", 'needs = ["a"]\n'), ("c", "")):
+        scanning.add(name, policy=needs)
+        scanning.wait_state(name, "ready")
+    for name, needs, fault in (("a", '["b"]', "needs go in a circle"), ("c", '["typo"]', "needs what is not there: typo")):
+        (scanning.sv / name / "policy").write_text(f"needs = {needs}\n")
+        wait_for(lambda name=name, fault=fault: fault in scanning.detail(name).get("fault", ""), "the fault")
+        pid = scanning.pid(name)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda name=name, pid=pid: scanning.state(name) == "ready" and scanning.pid(name) not in {0, pid}, "a restart without it")
+
+
+def test_circle_that_is_broken(scanning: Tree) -> None:
+    """All that were in it start, and what has waited for them."""
+    for name, need in (("a", "b"), ("b", "c"), ("c", "a"), ("after", "a")):
+        scanning.write(name, policy=f'needs = ["{need}"]\n').rename(scanning.sv / name)
+    for name in ("a", "b", "c"):
+        scanning.wait_state(name, "failed")
+    (scanning.sv / "c/policy").write_text("")
+    for name in ("c", "b", "a", "after"):
+        scanning.wait_state(name, "ready")
 
 
 def test_bad_edit_by_rename_is_seen_too(scanning: Tree) -> None:
