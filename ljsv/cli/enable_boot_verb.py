@@ -45,7 +45,12 @@ def run(_verb: str, options: Options) -> int:
     _make_directory(root + svdir)
     changes = [_write(root, file) for file in plan.files] + [_link(root, link) for link in plan.links]
     print("\n".join(changes))
-    print("then, to start it now:" if any(change.startswith("wrote") for change in changes) else "nothing to do; to start it now:")
+    has_written = any(change.startswith("wrote") for change in changes)
+    if root:  # another system's: nothing of it starts here
+        if not has_written:
+            print("nothing to do")
+        return EXIT_OK
+    print("then, to start it now:" if has_written else "nothing to do; to start it now:")
     for line in plan.then:
         print(f"    {line}")
     return EXIT_OK

@@ -56,7 +56,9 @@ def one_line(name: str, detail: dict[str, str]) -> str:
     pid = f" (pid {detail['pid']})" if "pid" in detail else ""
     parts = [f"{name}: {state}{pid}" + (f" {age(age_of(detail))}" if "since" in detail else "")]
     if state in {"backoff", "failed"} or (state == "down" and detail.get("result") == "failed"):
-        parts.append(detail.get("fault") or f"last run: {detail.get('end_text', 'never')}")
+        _, _, reason = detail.get("why", "").partition(", ")
+        last = detail.get("end_text", "never") + (f" ({reason})" if reason else "")
+        parts.append(detail.get("fault") or f"last run: {last}")
     if state == "backoff":
         parts.append(next_try(detail))
     if "waiting" in detail:

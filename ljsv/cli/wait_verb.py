@@ -14,7 +14,8 @@ from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
 from ljsv.cli.show import one_line, print_fault, print_hint
-from ljsv.cli.subscribe import Subscription
+from ljsv.cli.steer import settles_in
+from ljsv.cli.subscribe import LONGEST_S, Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
 
 OPTIONS = {"--all": "", "--for": "ready|up|down"}
@@ -85,7 +86,7 @@ class Waiting:
                 return REACHED
             return UNDECIDED if self.context.has_scanner() else self._find_nobody(name)
         if state in REACHED_IN[self.wanted]:
-            return REACHED
+            return UNDECIDED if self.wanted == "ready" and settles_in(detail) > 0 else REACHED
         if self.wanted == "down":
             return UNDECIDED
         if state == status.DOWN and detail.get("result") == "done" and detail.get("since") != self._since[name]:
@@ -99,6 +100,11 @@ class Waiting:
             self.faults.append(fault)
             return MISSED
         return UNDECIDED
+
+    def settles_in(self) -> float:
+        """When the next of them has run long enough to be called ready."""
+        settling = [settles_in(self.context.detail(name)) for name in self.left] if self.wanted == "ready" else []
+        return min((left for left in settling if left > 0), default=LONGEST_S)
 
     def tell(self, name: str, answer: str) -> None:
         """One line a service on standard output; why, and what to do, on standard error."""
@@ -119,7 +125,7 @@ def wait(context: Context, names: list[str], wanted: str) -> int:
     with Subscription() as subscription:
         subscription.add(f"{context.places.scanner}/event")
         waiting = Waiting(context, names, wanted, subscription)
-        if not subscription.until(waiting.look, context.wait_s()):
+        if not subscription.until(waiting.look, context.wait_s(), waiting.settles_in):
             for name in waiting.left:
                 if not context.is_supervised(name):
                     waiting._find_nobody(name)

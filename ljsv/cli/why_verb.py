@@ -35,7 +35,6 @@ MEANINGS = {
     ("exit 127", False): "127 is how a shell says that it did not find a program",
     ("exit 126", False): "126 is how a shell says that it may not execute a program",
     ("SIGKILL", False): "nobody told it to: kill -9, or the kernel when memory was short",
-    ("SIGKILL", True): "it had not ended within the stop timeout",
     ("SIGSYS", False): "a system call that the filter does not let it make",
     ("SIGPIPE", False): "it wrote to something that nobody reads any more",
     ("SIGXFSZ", False): "a file grew larger than its limit",
@@ -130,7 +129,8 @@ def _print_death(name: str, detail: dict[str, str], death: dict[str, Any], *, is
     following = _describe_next(name, detail) if is_last else NEXT.get(death["next"], death["next"])
     if following:
         print(f"  {'next' if is_last else 'then'}: {following}")
-    hint = death["hint"] or HINTS.get(death["end"] if not death["is_commanded"] else "", "").format(name=name)
+    is_unexplained = not death["is_commanded"] and not death["reason"]
+    hint = death["hint"] or HINTS.get(death["end"] if is_unexplained else "", "").format(name=name)
     if hint and is_last:
         print(f"  hint: {pasteable(hint)}")
 

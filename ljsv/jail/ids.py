@@ -199,12 +199,15 @@ def _subordinate(path: str, uid: int, name: str) -> tuple[Extent, ...]:
     first, extents = 1, []
     for owner, start, count in _read_subordinate(path):
         taken = min(count, RANGE_SIZE - first)
+        if owner in names and taken > 0 and start == 0:
+            hint = f"correct the line of {owner} there: a range begins at 100000 or above"
+            raise Fault('ids = "range": would map the real root', path, f"{owner}:{start}:{count}", hint=hint)
         if owner in names and taken > 0:
             extents.append((first, start, taken))
             first += taken
     if not extents:
         hint = f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}; or leave ids out: one id is enough for most services"
-        raise Fault('ids = "range": no subordinate ids', path, f"no line for {name}", hint=hint)
+        raise Fault('ids = "range": no subordinate ids', path, f"no line for {name} with a range", hint=hint)
     return tuple(extents)
 
 

@@ -230,7 +230,9 @@ def _read_toml(directory: str, dir_fd: int, name: str, kind: type[T]) -> T:
     path = f"{directory}/{name}"
     try:
         return toml.parse(_read_file(path, dir_fd, name, CONFIG_MAX), kind, path)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if os.path.islink(f"/proc/self/fd/{dir_fd}/{name}"):
+            raise Fault.from_os("leads nowhere", error, path, hint=f"ls -l {quote(path)}") from None
         return kind()
     except OSError as error:
         raise _unreadable(error, path) from None

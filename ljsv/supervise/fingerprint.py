@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 
 FILES = ("run", "rootfs", "rootfs.toml", "limits", "policy", "finish")
 ENV_MAX = 1024
@@ -14,9 +16,12 @@ def take_fingerprint(dir_fd: int) -> Fingerprint:
     found = []
     for name in FILES:
         try:
-            entry = os.stat(name, dir_fd=dir_fd)
+            entry = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         except OSError:
             continue
+        if stat.S_ISLNK(entry.st_mode):  # one that leads nowhere is there as well
+            with suppress(OSError):
+                entry = os.stat(name, dir_fd=dir_fd)
         if name == "rootfs" and entry.st_mode & 0o170000 == 0o040000:
             found.append((name, entry.st_ino, 0, 0, entry.st_mode))
         else:

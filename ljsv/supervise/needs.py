@@ -56,7 +56,7 @@ class Needs:
         self.refuse_circle(name, needs)
         for need in needs:
             if not os.path.isdir(f"{self._places.svdir}/{need}"):
-                raise Fault("needs what is not there", need, "no such service", hint=f"ljsv new {quote(need)}  # or correct {self._places.svdir}/{name}/policy")
+                raise Fault("needs what is not there", need, "no such service", hint=f"ljsv new {quote(need)}  # or take it out of policy")
 
     def _subscribe(self, name: str, needs: tuple[str, ...]) -> None:
         folders = [f"{self._places.svdir}/{need}/supervise/event" for need in needs]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from itertools import count
 
 from ljsv.cli.takeover.draft import Draft
@@ -82,7 +83,9 @@ def _read(path: str, environ: Mapping[str, str]) -> tuple[Any, list[str]]:
     try:
         import yaml
     except ImportError:
-        raise Fault("cannot read a compose file", path, "PyYAML is not installed", hint="sudo apt-get install python3-yaml  # or pip install 'ljsv[compose]'") from None
+        is_venv = sys.prefix != sys.base_prefix  # which sees no package of Debian's
+        hint = "LJSV_EXTRAS=compose ./bootstrap true  # in the checkout; or pip install 'ljsv[compose]'" if is_venv else "sudo apt-get install python3-yaml"
+        raise Fault("cannot read a compose file", path, "PyYAML is not installed", hint=hint) from None
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(FILE_MAX + 1)

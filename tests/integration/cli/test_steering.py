@@ -86,3 +86,13 @@ def test_scanner_of_another_user(tree: Tree) -> None:
             os.kill(pid, signal.SIGKILL)
         for base in ("/run/ljsv", "/var/log/ljsv", "/var/lib/ljsv"):
             shutil.rmtree(f"{base}/{svdir.name}-{scan_hash(svdir)}", ignore_errors=True)
+
+
+def test_ready_is_what_stays(scanning: Tree) -> None:
+    """`wait NAME ready` is not taken in by a run that ends at once, again and again; the reason of a failed start is in its error."""
+    scanning.add("crash", "sleep 0.05; exit 3", policy='[restart]\ndelay = "100ms"\nmax_delay = "100ms"\n')
+    scanning.add("silent", policy='[ready]\nby = "fd"\ntimeout = "1s"\n')
+    assert "ok:" not in scanning.ljsv("wait", "crash", "ready", "-w", "2", code=1).stdout
+    assert "SIGTERM (not ready within 1s" in scanning.ljsv("up", "silent", "-w", "5", code=1).stdout
+    scanning.add("web")
+    assert "ok: web: ready" in scanning.ljsv("wait", "web", "ready").stdout

@@ -51,7 +51,7 @@ def test_a_death_in_words(resting: Tree) -> None:
     ("death", "told"),
     [
         ({"end": "SIGKILL", "code": -1, "status": 9}, "it was killed by SIGKILL after 3.25s (nobody told it to: kill -9, or the kernel when memory was short)"),
-        ({"end": "SIGKILL", "code": -1, "status": 9, "is_commanded": True}, "as it was told to (it had not ended within the stop timeout)"),
+        ({"end": "SIGKILL", "code": -1, "status": 9, "is_commanded": True, "reason": "not ended 10s after it was told to"}, "as it was told to (not ended 10s after it was told to)"),
         ({"end": "SIGSEGV (core)", "code": -1, "status": 139}, "it crashed with a core dump: SIGSEGV after"),
         ({"end": "exit 127", "code": 127}, "127 is how a shell says that it did not find a program"),
         ({"end": "exit 0", "code": 0, "was": "up"}, "ended: exit 0 after 3.25s, before it was ready"),

@@ -126,6 +126,20 @@ def test_bad_edit_outlives_its_supervisor(scanning: Tree, how: str, file: str, t
     assert not (scanning.supervise("a") / "good").exists()
 
 
+def test_a_symlink_that_leads_nowhere_is_no_absence(scanning: Tree) -> None:
+    """What it would say is unknown: no limits are not what was meant. It is a bad edit, found by lint, and told at a start."""
+    path = scanning.add("a")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    for target in ("/nonexistent/limits", "limits"):
+        (path / "limits").unlink(missing_ok=True)
+        (path / "limits").symlink_to(target)
+        wait_for(lambda: "limits" in scanning.detail("a").get("fault", ""), "the fault")
+        assert "limits" in scanning.ljsv("restart", "a", code=1).stderr and is_alive(pid)
+        assert "FAIL  a: " in scanning.ljsv("lint", "a", code=1).stdout
+        (path / "limits").unlink()
+        wait_for(lambda: "fault" not in scanning.detail("a"), "the fault to go")
+
+
 def test_bad_edit_of_needs(scanning: Tree) -> None:
     """A circle, and a need that is not there: shown as such, and a crash restarts without them."""
     for name, needs in (("a", ""), ("b", 'needs = ["a"]\n'), ("c", "")):
