@@ -69,7 +69,7 @@ FIELD_DOCS: dict[str, tuple[str, str]] = {
     "hint": (TEXT, "what helps"),
     "problem": (TEXT, "why nobody supervises it"),
     "changed": (TEXT, "files that were changed since its start"),
-    "log_fault": (TEXT, "why its log cannot be written"),
+    "log_fault": (TEXT, "why its log cannot be written, or is not read by its log service"),
     "notes": (LIST, "what to know about it"),
 }
 FIELDS = tuple(FIELD_DOCS)

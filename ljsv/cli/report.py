@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ljsv.linux.cgroup import Use
 
 DEATHS_SHOWN = 3
+LOG_KEYS = frozenset({"log_state", "log_pid", "log_since", "log_want", "log_normally"})
 LOG_LINES = 5
 PRESSURE_TOLD = 1.0  # per cent of the last 10 s
 
@@ -123,7 +124,7 @@ def sv_line(name: str, detail: dict[str, str]) -> str:
     """As `sv status` prints it."""
     line = _sv_part(name, detail)
     if "log_state" in detail:
-        log = {key.removeprefix("log_"): value for key, value in detail.items() if key in {"log_state", "log_pid", "log_since"}}
+        log = {key.removeprefix("log_"): value for key, value in detail.items() if key in LOG_KEYS}
         line += f"; {_sv_part('log', log)}"
     return line
 

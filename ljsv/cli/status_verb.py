@@ -120,7 +120,8 @@ def _read_log_service(context: Context, name: str) -> dict[str, str]:
     if not detail:
         return {}
     state = detail.get("state", status.DOWN) if status.is_supervised(folder) else UNSUPERVISED
-    return {"log_state": state} | ({"log_pid": detail["pid"], "log_since": detail.get("since", "0")} if "pid" in detail and state != UNSUPERVISED else {})
+    told = ("pid", "since", "want", "normally") if state != UNSUPERVISED else ()
+    return {"log_state": state, **{f"log_{key}": detail[key] for key in told if key in detail}}
 
 
 def remark(detail: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from ljsv import status
 from ljsv.errors import Fault, quote
 from ljsv.jail.spec import HOST, BindMount, JailSpec
 from ljsv.service.read import Service, read_service
@@ -59,6 +60,12 @@ class LogService(Supervisor):
         self._begin_supervising()
         if self.machine.is_exiting:  # a supervisor that was killed had told it to
             self.feed(Event("u"))
+
+    def trouble(self) -> str:
+        """Why nobody reads the log although somebody should, "" where that is not so."""
+        if self.machine.state not in {status.BACKOFF, status.FAILED}:
+            return ""
+        return f"its log service does not run: {self.fault or self.why}  # ljsv why {self.main_service.name}/log"
 
     def announce(self) -> None:
         self._announce()

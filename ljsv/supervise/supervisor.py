@@ -136,6 +136,7 @@ class Supervisor:
         self.readiness = Readiness(self.loop, name, events, self.scripts, self._said, self._touch)
         self._make_log_service = make_log_service
         self.log_service: LogService | None = None
+        self.log_trouble = ""  # of the log service, where it does not run
         self.holding: dict[int, str] = {}  # told to exit in order: who has to end first
 
     def _touch(self) -> None:
@@ -186,6 +187,10 @@ class Supervisor:
     def _after_turn(self) -> None:
         if self.log_service:
             self.log_service.announce()
+        trouble = self.log_service.trouble() if self.log_service else ""
+        if trouble != self.log_trouble:
+            self.log_trouble = trouble
+            self.is_dirty = True
         self._announce()
 
     def _take_over(self) -> None:
@@ -795,7 +800,7 @@ class Supervisor:
             "fault": str(fault) if fault else "",
             "hint": fault.hint if fault else "",
             "changed": self.source.changed,
-            "log_fault": self.logs.fault,
+            "log_fault": self.log_trouble or self.logs.fault,
             "normally": self.source.normally,
             "generation": str(self.jail.generation) if self.jail.generation else "",
             "concluded": str(self.jail.concluded) if self.jail.concluded else "",

@@ -161,6 +161,19 @@ def test_with_no_scanner_it_says_what_is_left(scanning: Tree) -> None:
     assert scanning.ljsv("status", "a", "-o", "state,end_code,supervised", code=3).stdout == "down\t3\tno\n"
 
 
+def test_a_log_service_that_crashes_is_seen(scanning: Tree) -> None:
+    """Beside its service, with its own seconds, and until it runs again; the service is as it was."""
+    path = scanning.add("web", log__run="#!/bin/sh\necho oops\nexit 5\n", log__policy='[restart]\ndelay = "30s"\n')
+    wait_for(lambda: "log_fault" in scanning.detail("web"), "the fault to be told")
+    assert "its log service does not run: exit 5" in scanning.ljsv("status").stdout
+    shown = scanning.ljsv("status", "web").stdout
+    assert "run: web: (pid " in shown and "; down: log: " in shown and ", normally up, want up" in shown and "ljsv why web/log" in shown
+    (path / "log/run").write_text("#!/bin/sh\nexec cat >/dev/null\n")
+    scanning.ljsv("up", "web/log")
+    wait_for(lambda: "log_fault" not in scanning.detail("web"), "the fault to go")
+    assert "; run: log: (pid " in scanning.ljsv("status", "web").stdout
+
+
 def test_hints_are_about_the_scan_directory_that_was_named(tree: Tree) -> None:
     """By --svdir or in front of the name: what is pasted does not go to the one of the environment."""
     tree.add("web")
