@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LOG = "log"
 LINKS_MAX = 64
-SCANNER_PATIENCE_S, SCANNER_PAUSE_S = 5.0, 0.05
+SCANNER_PATIENCE_S, SCANNER_PAUSE_S = 10.0, 0.05
 
 
 class Context:
@@ -179,13 +179,17 @@ class Context:
                 raise Fault("not permitted", self.shown, f"its scanner (pid {pid}) is {who}", hint=f"{sudo} {as_typed()}", exit_code=EXIT_SYSTEM)
             time.sleep(SCANNER_PAUSE_S)
             is_made_again = True
-        while is_made_again and time.monotonic() < give_up_at and not all(map(self._has_folder, self.all_names())):
+        while is_made_again and time.monotonic() < give_up_at and not all(map(self._is_back, self.all_names())):
             time.sleep(SCANNER_PAUSE_S)
         return True
 
-    def _has_folder(self, name: str) -> bool:
-        """Its `supervise` leads somewhere, if it is there."""
-        return os.path.isdir(self.supervise_of(name)) or not os.path.lexists(self.supervise_of(name))
+    def _is_back(self, name: str) -> bool:
+        """It has its folder again, and its supervisor holds it; or nobody ever had."""
+        path = self.supervise_of(name)
+        try:
+            return not os.path.lexists(path) or status.is_supervised(path)
+        except PermissionError:
+            return True
 
     def _find_scanner(self) -> tuple[int, int]:
         """(pid, uid) of the process that holds the lock on the scan directory, as a scanner does; zeros for none."""

@@ -117,16 +117,17 @@ def test_coming_from_docker_compose(tree: Tree) -> None:
 
 def test_a_template_of_ones_own(tree: Tree) -> None:
     """As docs/templates.md has it."""
-    (declaration,) = blocks("docs/templates.md", "toml")
+    declaration, rootfs = blocks("docs/templates.md", "toml")
+    script, commands = blocks("docs/templates.md", "sh", "Templates of your own")[:2]
     folder = tree.root / "templates/hello"
     folder.mkdir(parents=True)
     (folder / "template.toml").write_text(declaration)
-    (folder / "run").write_text("#!/bin/sh\necho hello @name@\nexec sleep 1000\n")
-    (folder / "rootfs").write_text('base = "host"\n')
-    said = type_in(tree, blocks("docs/templates.md", "sh", "Templates of your own")[0])
+    (folder / "run").write_text(script)
+    (folder / "rootfs").write_text(rootfs)
+    said = type_in(tree, commands)
     assert "says hello, again and again" in said
     tree.ljsv("up", "hi")
-    wait_for(lambda: tree.log("hi") == "hello world", "its word")
+    wait_for(lambda: tree.log("hi") == "hello, world", "its word")
 
 
 def test_images(tree: Tree) -> None:
