@@ -41,6 +41,7 @@ DEPLOY_BYTE = "g"
 
 def one_name(context: Context, verb: str) -> str:
     names = context.names()
+    context.has_scanner()  # Fault where it is another user's, whose state is elsewhere
     if len(names) != 1:
         raise usage("one service, please: each is tried by itself", hint=f"ljsv {verb} {names[0] if names else 'web'}")
     return names[0]

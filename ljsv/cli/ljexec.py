@@ -235,7 +235,7 @@ def _spec(options: Options, command: list[str]) -> JailSpec:
     try:
         kept = resolve_capabilities(tuple(options.every("--cap")))
     except ValueError as error:
-        raise usage(f"--cap wants {error}", "ljexec --cap +NET_RAW --cap -CHOWN") from None
+        raise usage(f"--cap wants {error}: found {' '.join(options.every('--cap'))}", "ljexec --cap +NET_RAW --cap -CHOWN") from None
     binds, tmpfs = tuple(map(_bind, options.every("--bind"))), tuple(map(_tmpfs, options.every("--tmpfs")))
     places = [bind.to for bind in binds] + [mount.at for mount in tmpfs]
     twice = next((place for place in places if places.count(place) > 1), "")

@@ -69,7 +69,7 @@ def parse(arguments: list[str], known: dict[str, str], *, stop_at_operand: bool 
                     raise usage(f"{name} takes no value")
                 value = FLAG
             elif not has_value:
-                if not rest:
+                if not rest or rest[0] in known or rest[0] == "--":
                     raise usage(f"{name} wants {known[name]}")
                 value = rest.pop(0)
             values[name] = value

@@ -52,6 +52,7 @@ def _open_one(options: Options) -> tuple[Context, str, Service, str]:
     """The service that is named: its context, name, declaration, and the path of its overlay."""
     context = Context(options.get("--svdir"), options)
     (name,) = context.names()
+    context.has_scanner()  # Fault where it is another user's, whose overlays are elsewhere
     return context, name, *_overlay_of(context, name)
 
 

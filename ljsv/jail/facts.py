@@ -276,7 +276,7 @@ def _is_directory(path: str, spec: JailSpec) -> bool:
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
-        raise Fault.from_os("cannot bind", error, path, hint=f"make it, or change the [[bind]] in {spec.origin}") from None
+        raise Fault.from_os("cannot bind", error, path, hint=f"make it, or change the {f'[[bind]] in {spec.origin}' if spec.directory else '--bind'}") from None
 
 
 def _find_nodes(spec: JailSpec, *, is_root: bool) -> tuple[tuple[str, int, int], ...]:

@@ -69,7 +69,7 @@ def find_user(wanted: str, root_fd: int, origin: str) -> User:
     if not entry and not by_number and uid_text != "root":
         raise Fault(
             f"{origin}: the jail has no user {uid_text}", "/etc/passwd in the jail", "no such entry",
-            hint=f'name one that is there, or a number: user = "1000" in {origin}',
+            hint=f"name one that is there, or a number: {_asked(origin, '1000')}",
         )
     if gid_text and not _is_id(gid_text):
         gid_text = _find_group(gid_text, root_fd, origin)
@@ -92,13 +92,18 @@ def _find_entry(wanted: str, text: str) -> list[str]:
     return []
 
 
+def _asked(origin: str, user: str) -> str:
+    """As it is said in a file, or to ljexec."""
+    return f'user = "{user}" in {origin}' if origin.startswith("/") else f"--user {user}"
+
+
 def _find_group(name: str, root_fd: int, origin: str) -> str:
     """The number of that group in the jail's group file (group(5))."""
     for line in read_inside(root_fd, "/etc/group", PASSWD_MAX).splitlines():
         entry = line.split(":")
         if len(entry) >= 3 and entry[0] == name and _is_id(entry[2]):
             return entry[2]
-    raise Fault(f"{origin}: the jail has no group {name}", "/etc/group in the jail", "no such entry", hint=f'name one that is there, or a number: user = "1000:1000" in {origin}')
+    raise Fault(f"{origin}: the jail has no group {name}", "/etc/group in the jail", "no such entry", hint=f"name one that is there, or a number: {_asked(origin, '1000:1000')}")
 
 
 def _is_directory(root_fd: int, path: str) -> bool:

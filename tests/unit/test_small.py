@@ -41,7 +41,7 @@ def test_options_before_between_and_after(words: list[str], values: dict[str, st
     assert (parsed.values, parsed.operands, rest) == (values, operands, [])
 
 
-@pytest.mark.parametrize("words", [["-x"], ["--svdir"], ["--json=1"], ["-n"]])
+@pytest.mark.parametrize("words", [["-x"], ["--svdir"], ["--svdir", "-n", "5"], ["--svdir", "--", "a"], ["--json=1"], ["-n"]])
 def test_options_that_are_wrong(words: list[str]) -> None:
     """Usage, with a hint."""
     with pytest.raises(Fault) as caught:

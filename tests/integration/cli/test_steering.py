@@ -78,7 +78,10 @@ def test_scanner_of_another_user(tree: Tree) -> None:
     try:
         done = tree.ljsv("--svdir", str(svdir), "metrics", code=111)
         assert "its scanner (pid " in done.stderr and "is root's" in done.stderr and "hint: sudo ljsv --svdir" in done.stderr
-        assert "is root's" in tree.ljsv("--svdir", str(svdir), "upgrade", code=111).stderr
+        shutil.copytree(tree.write("web"), svdir / "web")
+        for argv in (("upgrade",), ("rollback", "web"), ("overlay", "diff", "web")):
+            assert "is root's" in tree.ljsv("--svdir", str(svdir), *argv, code=111).stderr
+        assert "is root's" in tree.ljsv("--svdir", str(svdir), "status").stderr
     finally:
         pid = int((Path("/run/ljsv") / f"{svdir.name}-{scan_hash(svdir)}" / ".scanner/pid").read_text().split()[0])
         subprocess.run([tree.programs / "ljsv", "--svdir", svdir, "exit", "--all"], env=env, check=True)
