@@ -162,7 +162,7 @@ def test_events_of_some_services(scanning: Tree) -> None:
         scanning.wait_state(name, "ready")
     events = [json.loads(line) for line in scanning.ljsv("events", "web", "-n", "all").stdout.splitlines()]
     assert {event["service"] for event in events} == {"web"} and "ready" in [event["event"] for event in events]
-    assert len(scanning.ljsv("events", "web", "--since", "1h").stdout.splitlines()) == len(events)
+    assert len(scanning.ljsv("events", "web", "--since", "1h").stdout.splitlines()) >= len(events)
     assert scanning.ljsv("events", "web", "--since", "2999-01-01").stdout == ""
     both = [json.loads(line)["service"] for line in scanning.ljsv("events", "web", "db").stdout.splitlines()]
     assert set(both) == {"web", "db"}
