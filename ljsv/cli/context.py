@@ -263,6 +263,8 @@ def write_fifo(path: str, data: bytes) -> bool:
     try:
         if data:
             os.write(fd, data)
+    except BrokenPipeError:
+        return False  # it has just let go
     except BlockingIOError:
         raise Fault("cannot write", path, "the FIFO is full: its reader hangs", hint="ljsv events") from None
     finally:

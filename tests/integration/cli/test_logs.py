@@ -160,6 +160,7 @@ def test_events_of_some_services(scanning: Tree) -> None:
     for name in ("web", "db"):
         scanning.add(name)
         scanning.wait_state(name, "ready")
+    wait_for(lambda: "ready" in scanning.run("ljsv", "events", "web").stdout and "ready" in scanning.run("ljsv", "events", "db").stdout, "the journal to have begun")
     events = [json.loads(line) for line in scanning.ljsv("events", "web", "-n", "all").stdout.splitlines()]
     assert {event["service"] for event in events} == {"web"} and "ready" in [event["event"] for event in events]
     assert len(scanning.ljsv("events", "web", "--since", "1h").stdout.splitlines()) >= len(events)

@@ -170,7 +170,7 @@ def test_real_clients_work_also_during_backoff(scanning: Tree) -> None:
     assert scanning.run("sv", "status", "a").stdout.startswith(f"run: a: (pid {pid}) ")
     assert f"up (pid {pid})" in scanning.run("svstat", str(scanning.sv / "a")).stdout
     assert scanning.run("svok", str(scanning.sv / "a")).returncode == 0
-    assert scanning.run("sv", "status", "b").stdout.startswith("down: b: ")
+    wait_for(lambda: scanning.run("sv", "status", "b").stdout.startswith("down: b: "), "all of the announcement")
     assert "want up" in scanning.run("sv", "status", "b").stdout
     scanning.run("sh", "-c", f"printf d > {scanning.sv}/b/supervise/control")
     scanning.wait_state("b", "down")
