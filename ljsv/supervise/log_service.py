@@ -61,7 +61,7 @@ class LogService(Supervisor):
         if self.machine.is_exiting:  # a supervisor that was killed had told it to
             self.feed(Event("u"))
 
-    def trouble(self) -> str:
+    def describe_fault(self) -> str:
         """Why nobody reads the log although somebody should, "" where that is not so."""
         if self.machine.state not in {status.BACKOFF, status.FAILED}:
             return ""
@@ -76,6 +76,7 @@ class LogService(Supervisor):
     def feed(self, event: Event) -> None:
         self.is_ending |= event.kind == "x"
         super().feed(event)
+        self.main_service.is_dirty = True  # it says how its log service is
 
     def end_of_input(self) -> None:
         """Nobody writes any more: it ends by itself, or is stopped when its time is up."""

@@ -29,6 +29,10 @@ PREFIX = "need."
 READ_SIZE = 4096
 
 
+class Circle(Fault):
+    """Needs that go in a circle: it may be broken elsewhere."""
+
+
 class Needs:
     """The needs of one service. `on_change` is called when one of them, or what is supervised at all, has changed."""
 
@@ -49,7 +53,7 @@ class Needs:
         circle = find_circle(name, lambda one: needs if one == name else read_needs(f"{self._places.svdir}/{one}"))
         if circle:
             hint = f"take one out: {self._places.svdir}/{circle[-2]}/policy"
-            raise Fault("needs go in a circle", " -> ".join(circle), "none of them could ever start", hint=hint)
+            raise Circle("needs go in a circle", " -> ".join(circle), "none of them could ever start", hint=hint)
 
     def refuse_edit(self, name: str, needs: tuple[str, ...]) -> None:
         """Fault where needs that were edited under a running service could never be ready."""

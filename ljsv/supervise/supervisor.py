@@ -36,7 +36,7 @@ from ljsv.supervise.logfile import LogFile
 from ljsv.supervise.logs import Logs
 from ljsv.supervise.loop import Loop, now
 from ljsv.supervise.machine import BY_START, Action, Event, Machine, Script, Signal
-from ljsv.supervise.needs import Needs, name_dependents, open_dependents
+from ljsv.supervise.needs import Circle, Needs, name_dependents, open_dependents
 from ljsv.supervise.orphans import mark_of
 from ljsv.supervise.readiness import Readiness, Wires
 from ljsv.supervise.restore import FINISH, RUN, UNSURE, CarryOn, Left, adopt, carry_on
@@ -129,14 +129,12 @@ class Supervisor:
         )
         self.logs = Logs(self.loop, f"{name} log", events, LogFile(places.log_of(name), LOG_MAX, LOG_KEEP), self._touch)
         self.needs = Needs(places, self.loop, self._needs_changed)
-        self.is_in_circle = False
         self.source.refuse_edit = lambda service: self.needs.refuse_edit(self.name, service.policy.needs)
         self.waiting: tuple[str, ...] = ()
         self.scripts = Scripts(self.loop, f"{name} script", events, self._begin_script)
         self.readiness = Readiness(self.loop, name, events, self.scripts, self._said, self._touch)
         self._make_log_service = make_log_service
         self.log_service: LogService | None = None
-        self.log_trouble = ""  # of the log service, where it does not run
         self.holding: dict[int, str] = {}  # told to exit in order: who has to end first
 
     def _touch(self) -> None:
@@ -187,10 +185,6 @@ class Supervisor:
     def _after_turn(self) -> None:
         if self.log_service:
             self.log_service.announce()
-        trouble = self.log_service.trouble() if self.log_service else ""
-        if trouble != self.log_trouble:
-            self.log_trouble = trouble
-            self.is_dirty = True
         self._announce()
 
     def _take_over(self) -> None:
@@ -389,7 +383,7 @@ class Supervisor:
     def _changed_state(self, before: Machine) -> None:
         """What follows from a new state, whatever has led to it."""
         machine = self.machine
-        if machine.state in AT_REST and not machine.is_waiting and not (self.is_in_circle and machine.state == status.FAILED):
+        if machine.state in AT_REST and not machine.is_waiting and not self._is_in_circle:
             self.needs.release()
             self.waiting = ()
         if before.state == status.READY and machine.state != status.STARTING:
@@ -515,9 +509,7 @@ class Supervisor:
             self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
             self._set_up_log(service)
             self.source.run_began()
-            self.is_in_circle = True
             self.waiting = self.needs.missing(self.name, service.policy.needs)
-            self.is_in_circle = False
             if self.waiting:
                 self.feed(Event("needs missing"))
             elif self._has_control("u"):
@@ -641,10 +633,14 @@ class Supervisor:
         self.reason = reason or self.reason
         self.feed(Event(kind))
 
+    @property
+    def _is_in_circle(self) -> bool:
+        return self.machine.state == status.FAILED and isinstance(self.fault, Circle)
+
     def _needs_changed(self) -> None:
         """Something was announced by what it needs, or somebody new is supervised."""
         service = self.source.service
-        if service and self.is_in_circle and self.machine.state == status.FAILED:
+        if service and self._is_in_circle:
             with suppress(Fault):
                 self.needs.missing(self.name, service.policy.needs)  # who has a supervisor by now is heard from now on
                 self.feed(Event("files changed"))  # another's, by which it is none any more
@@ -800,7 +796,7 @@ class Supervisor:
             "fault": str(fault) if fault else "",
             "hint": fault.hint if fault else "",
             "changed": self.source.changed,
-            "log_fault": self.log_trouble or self.logs.fault,
+            "log_fault": (self.log_service.describe_fault() if self.log_service else "") or self.logs.fault,
             "normally": self.source.normally,
             "generation": str(self.jail.generation) if self.jail.generation else "",
             "concluded": str(self.jail.concluded) if self.jail.concluded else "",
