@@ -112,7 +112,7 @@ def _parent(
         process.unprotect_from_oom()
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
         process.prctl(process.PR_SET_DUMPABLE, 0)
-        _set_nofile(spec, wiring.nofile or resource.getrlimit(resource.RLIMIT_NOFILE))
+        launch.set_nofile(launch.room_for_files(spec, wiring.nofile or resource.getrlimit(resource.RLIMIT_NOFILE)))
         os.setpgid(0, 0)  # what a terminal sends to the caller's group comes from the caller, once
         signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)  # until there is somebody to pass them on to
         _join_cgroup(service_pid)
@@ -190,16 +190,6 @@ def _enter(spec: JailSpec, steps: list[Step], wiring: launch.Wiring, channel_fd:
         launch.report(channel_fd, stage, error.errno or 0, error.strerror or str(error), str(error.filename or ""))
     finally:
         os._exit(NOT_ENTERED_STATUS)
-
-
-def _set_nofile(spec: JailSpec, given: tuple[int, int]) -> None:
-    """That, and where root has less than `limits` says, room for it: in the jail it could not be raised."""
-    soft, hard = given
-    wanted = dict(spec.rlimits).get(resource.RLIMIT_NOFILE, 0)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, wanted if 0 <= hard < wanted else hard))
-    except ValueError:  # not root: told when the limit is set
-        resource.setrlimit(resource.RLIMIT_NOFILE, given)
 
 
 def _join_cgroup(pid: int) -> None:

@@ -24,7 +24,7 @@ SHARED_PLACES = frozenset(  # that nobody closes for one service's sake
     ("/", "/boot", "/dev", "/etc", "/home", "/media", "/mnt", "/opt", "/proc", "/run", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/usr/share",
      "/var", "/var/lib", "/var/log", "/var/tmp")
 )
-OWN_PLACES = ("/dev", "/proc", "/run", "/tmp")  # of a jail, whatever its base has there
+STANDARD_DIRECTORIES = ("/dev", "/proc", "/run", "/tmp")  # of a jail, whatever its base has there
 Place = tuple[str, str]  # where the jail has it, what it is on the host
 
 
@@ -64,7 +64,7 @@ def find_set_id(spec: JailSpec, exposed: tuple[Place, ...], *, is_root: bool) ->
     found: list[tuple[str, int]] = []
     looked_at = 0
     for to, place in exposed:
-        hidden = {bind.to for bind in spec.binds} | {tmpfs.at for tmpfs in spec.tmpfs} | set(OWN_PLACES if to == "/" else ())
+        hidden = {*(bind.to for bind in spec.binds), *(tmpfs.at for tmpfs in spec.tmpfs), *(STANDARD_DIRECTORIES if spec.has_own_tmp else ("/dev", "/proc"))}
         for path, entry in _walk(place, to, hidden - {to}):
             looked_at += 1
             if looked_at > ENTRIES_MAX or len(found) > SET_ID_MAX:

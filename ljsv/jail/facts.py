@@ -12,7 +12,7 @@ import stat
 
 from ljsv.errors import Fault, quote
 from ljsv.frozen import Frozen
-from ljsv.jail.exposed import close_hint, find_exposed, find_set_id
+from ljsv.jail.exposed import STANDARD_DIRECTORIES, close_hint, find_exposed, find_set_id
 from ljsv.jail.filters import read_filter
 from ljsv.jail.outside import can_map
 from ljsv.jail.spec import DIRECT, DIRECTORY, HOST, IMAGE, OVERLAY, TMPFS, JailSpec
@@ -21,7 +21,6 @@ from ljsv.linux.libc import MACHINE
 from ljsv.linux.mount import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 from ljsv.service.images import EROFS, SQUASHFS, check_image
 
-STANDARD_DIRECTORIES = ("/dev", "/proc", "/run", "/tmp")
 # What `base = "host"` shows of /etc: what programs need, and no secrets.
 HOST_ETC = (
     "passwd", "group", "hosts", "resolv.conf", "nsswitch.conf", "localtime", "ld.so.cache", "ld.so.conf",

@@ -444,7 +444,7 @@ def run_builder(read_plan: Callable[[], tuple[JailSpec, Iterable[Step]]], build:
         os.umask(0o022)
         os.chdir("/")
         if wiring.nofile:
-            resource.setrlimit(resource.RLIMIT_NOFILE, wiring.nofile)
+            set_nofile(wiring.nofile)
         process.unprotect_from_oom()
         own_pid = os.readlink(b"/proc/self")
         descriptors.send(build.channel_fd, b"P" + own_pid)
@@ -468,6 +468,20 @@ def run_builder(read_plan: Callable[[], tuple[JailSpec, Iterable[Step]]], build:
         report(build.channel_fd, stage, error.errno or 0, error.strerror or str(error), str(error.filename or ""))
     except BaseException as error:  # noqa: BLE001 - the builder's last word
         report(build.channel_fd, stage, 0, repr(error), "")
+
+
+def room_for_files(spec: JailSpec, given: tuple[int, int]) -> tuple[int, int]:
+    """RLIMIT_NOFILE to begin with: `given` (-1 for no limit), with a hard limit that what `limits` says has room below."""
+    soft, hard = given
+    return soft, hard if hard < 0 else max(hard, dict(spec.rlimits).get(resource.RLIMIT_NOFILE, 0))
+
+
+def set_nofile(nofile: tuple[int, int]) -> None:
+    """Where it may not be raised so far, as far as it goes: that is told when the limit itself is set."""
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, nofile)
+    except ValueError:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (nofile[0], resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def report(channel_fd: int, stage: str, number: int | str, *texts: str) -> None:

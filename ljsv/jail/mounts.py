@@ -266,6 +266,14 @@ def _clone_here(source_fd: int, attributes: int, name: str) -> int:
     return tree_fd
 
 
+def _bind_onto_itself(place_fd: int, attributes: int, name: str) -> None:
+    """Give what is there these attributes; the descriptor is closed."""
+    tree_fd = _clone_here(place_fd, attributes, name)
+    mount.move_mount(tree_fd, place_fd, object_=name)
+    os.close(place_fd)
+    os.close(tree_fd)
+
+
 def _open_place(build: Build, path: str, *, is_directory: bool) -> int:
     """An O_PATH descriptor of a place that is there."""
     parent, _, name = path.rpartition("/")
@@ -307,11 +315,7 @@ class Remount(Step):
         return f"make {self.to} read-only"
 
     def execute(self, build: Build) -> None:
-        to_fd = _open_place(build, self.to, is_directory=self.is_directory)
-        tree_fd = _clone_here(to_fd, PLAIN | MOUNT_ATTR_RDONLY, self.to)
-        mount.move_mount(tree_fd, to_fd, object_=self.to)
-        os.close(to_fd)
-        os.close(tree_fd)
+        _bind_onto_itself(_open_place(build, self.to, is_directory=self.is_directory), PLAIN | MOUNT_ATTR_RDONLY, self.to)
 
 
 class WriteProtect(Step):
@@ -332,10 +336,7 @@ class WriteProtect(Step):
         to_fd = mount.openat2(build.root_fd, self.to, os.O_PATH, RESOLVE_IN_ROOT)
         if os.fstat(to_fd).st_ino != self.inode:
             raise OSError(errno.ESTALE, "was exchanged in this moment", self.to)
-        tree_fd = _clone_here(to_fd, READ_ONLY, self.to)
-        mount.move_mount(tree_fd, to_fd, object_=self.to)
-        os.close(to_fd)
-        os.close(tree_fd)
+        _bind_onto_itself(to_fd, READ_ONLY, self.to)
 
 
 class MakeSymlink(Step):

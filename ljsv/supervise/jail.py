@@ -8,7 +8,6 @@ it ended, when pid 1 of the jail is gone and so is everything that was in it.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -135,7 +134,7 @@ class ServiceJail:
                 stdin_fd=stdin_fd, stdout_fd=stdout_fd, stderr_fd=stdout_fd, exit_fd=exit_fd, log_fds=drained,
                 held_fds=(*held, slot_fd, *wires.held_fds), passed_fd=wires.passed_fd, relay=wires.relay,
                 tty=spec.tty if script == RUN else "", cgroup_fd=cgroup_fd, generation=self.generation, mark=self._mark,
-                nofile=self._nofile_for(spec),
+                nofile=launch.room_for_files(spec, self._nofile),
             )
 
             def rewire() -> Wiring:
@@ -299,12 +298,6 @@ class ServiceJail:
                 os.close(null_fd)
         finally:
             os.close(stdout_fd)
-
-    def _nofile_for(self, spec: JailSpec) -> tuple[int, int]:
-        """RLIMIT_NOFILE that its program begins with: that of whoever has started the scanner, and room for what `limits` says."""
-        soft, hard = self._nofile
-        wanted, own_hard = dict(spec.rlimits).get(resource.RLIMIT_NOFILE, 0), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        return (soft, min(wanted, own_hard)) if 0 <= hard < min(wanted, own_hard) else (soft, hard)
 
     # ---- the end
 
