@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 START_SETTLE_S = 1.0
 SETTLE_MAX_S = 86400.0
 COPY_S = 60.0
-LOG_TAIL_LINES = 5
 HASH_CHUNK = 1 << 20
 DEPLOY_BYTE = "g"
 
@@ -208,9 +207,8 @@ def _tell(context: Context, name: str, number: int, *, is_over: bool, wait_s: fl
     back_to = outcome.back_to if outcome else found.describe(found.effective)
     overlay = ", its overlay as it was" if detail.get("jail", "").endswith("+ overlay") else ""
     print(f"fail: {name}: {outcome.image if outcome else number} (generation {number}): {reason}: {back_to} is in effect{overlay}")
-    from ljsv.cli.why_verb import lines_of_failure
+    from ljsv.cli.why_verb import print_failure
 
-    for line in lines_of_failure(context, name, LOG_TAIL_LINES):
-        print(f"  log: {line}", file=sys.stderr)
+    print_failure(context, name)
     print_hint(f"ljsv why {name}")
     return EXIT_NOT_REACHED

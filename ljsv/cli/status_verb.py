@@ -25,7 +25,7 @@ def run(_verb: str, options: Options) -> int:
     fields = _wanted_fields(options)
     context = Context(options.get("--svdir"), options)
     names, misnamed = (context.names(), []) if options.operands else context.look_around()
-    note = _find_scanner(context)
+    note = _note_on_scanner(context)
     problems = context.problems()
     details = {name: read(context, name, problems) for name in names}
     is_quiet = options.has("-q") or options.has("--quiet")
@@ -61,7 +61,7 @@ def run(_verb: str, options: Options) -> int:
     return EXIT_OK if is_fine else EXIT_STATUS_NOT_UP
 
 
-def _find_scanner(context: Context) -> str:
+def _note_on_scanner(context: Context) -> str:
     """What there is to say of it, "" where one runs. One whose runtime directory was deleted is waited for: what is read then is true."""
     try:
         return "" if context.has_scanner() else f"no scanner runs for {context.shown}: ljsv up NAME starts one"

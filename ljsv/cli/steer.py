@@ -19,7 +19,6 @@ from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
 UNDECIDED, REACHED, MISSED = "undecided", "reached", "missed"
 OPTIONS = {"--all": ""}
 Verdict = Callable[[dict[str, str], str], str]
-LOG_TAIL_LINES = 5
 SCANNER_TRIES, SCANNER_PAUSE_S = 20, 0.05
 SETTLE_S = 0.2  # what counts as ready when it runs, but ends within this, has not come up
 
@@ -174,10 +173,9 @@ def _report(context: Context, name: str, answer: str) -> None:
         print_hint(f"ljsv status {name}; wait longer with -w SECONDS")
     else:
         print(f"fail: {one_line(name, detail)}", flush=True)
-        from ljsv.cli.why_verb import lines_of_failure
+        from ljsv.cli.why_verb import print_failure
 
-        for line in lines_of_failure(context, name, LOG_TAIL_LINES):
-            print(f"  log: {line}", file=sys.stderr)
+        print_failure(context, name)
         print_hint(detail.get("hint") or f"ljsv why {name}")
 
 

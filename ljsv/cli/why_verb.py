@@ -26,6 +26,7 @@ KEYS: dict[str, Any] = {
     "was": "", "next": "", "stage": "", "fault": "", "reason": "", "hint": "", "log": [],
 }
 STAMP_SLACK_S = 0.1
+FAILURE_LINES = 5
 NEXT = {
     "backoff": "it was started again after a wait", "starting": "it was started again at once", "down": "it was down until it was started again",
     "failed": "it was not started again: failed", "finishing": "its finish script ran",
@@ -135,10 +136,12 @@ def _print_death(name: str, detail: dict[str, str], death: dict[str, Any], *, is
         print(f"  hint: {pasteable(hint)}")
 
 
-def lines_of_failure(context: Context, name: str, count: int) -> list[str]:
-    """The last lines of the run that has ended last, where that was since this command began."""
-    deaths = read_deaths(context, name)[:1]
-    return [printable(line) for death in deaths if (death["time"] or 0) >= context.began_s for line in _own_lines(death)[-count:]]
+def print_failure(context: Context, name: str) -> None:
+    """On standard error the last lines of the run that has ended last, where that was since this command began."""
+    for death in read_deaths(context, name)[:1]:
+        if (death["time"] or 0) >= context.began_s:
+            for line in _own_lines(death)[-FAILURE_LINES:]:
+                print(f"  log: {printable(line)}", file=sys.stderr)
 
 
 def _own_lines(death: dict[str, Any]) -> list[str]:

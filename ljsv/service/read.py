@@ -91,7 +91,7 @@ def read_service(directory: str, dir_fd: int, *, uid: int, default_base: str = "
         base_kind=kind,
         base_path=base,
         image_type=image_type,
-        image_name=rootfs.base if kind == IMAGE and not is_deployed and base != _beside(directory, rootfs.base) else "",
+        image_name="" if is_deployed else _stored_name(directory, rootfs, kind, base),
         layer=deployed.layer if deployed else 0,
         said=said,
         deployed=deployed.image if deployed and is_deployed else "",
@@ -159,7 +159,7 @@ def image_of(directory: str) -> tuple[str, str]:
         rootfs, _, kind, base = _read_rootfs(directory, dir_fd, "")
         if kind != IMAGE:
             return "", ""
-        return base, rootfs.base if base != _beside(directory, rootfs.base) else ""
+        return base, _stored_name(directory, rootfs, kind, base)
     except (Fault, OSError):
         return "", ""
     finally:
@@ -295,6 +295,11 @@ def _read_beside(directory: str, dir_fd: int) -> schema.Rootfs:
         path = f"{directory}/rootfs.toml"
         raise Fault(f"{path}: base is not allowed here", "", "rootfs beside it is the base", hint=f"take base out of {quote(path)}")
     return rootfs
+
+
+def _stored_name(directory: str, rootfs: schema.Rootfs, kind: str, base: str) -> str:
+    """What the store was asked for; "" where the base is no image, or a file that is named."""
+    return rootfs.base if kind == IMAGE and base != _beside(directory, rootfs.base) else ""
 
 
 def _beside(directory: str, base: str) -> str:
