@@ -1,8 +1,9 @@
-"""Files beyond the os module: when one was made. Source: statx(2)."""
+"""Files beyond the os module: when one was made, what a pipe holds. Sources: statx(2), tee(2), syncfs(2)."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -11,6 +12,7 @@ from ljsv.linux.libc import LIBC, SYS_STATX, check, define
 _AT_EMPTY_PATH = 0x1000
 _STATX_BTIME = 0x800
 _BTIME_OFFSET = 80
+_SPLICE_F_NONBLOCK = 2
 
 
 _statx = define(SYS_STATX, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
@@ -39,6 +41,19 @@ def read_identity(fd: int) -> tuple[int, int, int]:
 
 
 FICLONE = 0x4004_9409  # ioctl_ficlone(2): the target's descriptor, the source's as argument; as on all that use asm-generic/ioctl.h
+
+
+def peek(fd: int, size: int) -> bytes:
+    """What the pipe or FIFO `fd` holds, at most `size` bytes of it, which stay there; b"" where it is empty. tee(2)."""
+    copy_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        copied = LIBC.tee(fd, write_fd, size, _SPLICE_F_NONBLOCK)
+        if copied < 0 and ctypes.get_errno() == errno.EAGAIN:
+            return b""
+        return os.read(copy_fd, size) if check(copied, "tee") else b""
+    finally:
+        os.close(copy_fd)
+        os.close(write_fd)
 
 
 def syncfs(fd: int, object_: str = "") -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_char_p, c_int, c_long, c_size_t, c_ulong, c_void_p
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_ssize_t, c_uint, c_ulong, c_void_p
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ LIBC.unshare.argtypes = [c_int]
 LIBC.setns.argtypes = [c_int, c_int]
 LIBC.sethostname.argtypes = [c_char_p, c_size_t]
 LIBC.syncfs.argtypes = [c_int]
+LIBC.tee.argtypes = [c_int, c_int, c_size_t, c_uint]
+LIBC.tee.restype = c_ssize_t
 LIBC.socket.argtypes = [c_int, c_int, c_int]
 LIBC.capset.argtypes = [c_char_p, c_char_p]
 LIBC.capget.argtypes = [c_char_p, c_char_p]

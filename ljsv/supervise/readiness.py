@@ -2,6 +2,7 @@
 
 The first two end in a FIFO of the supervise directory that pid 1 of the jail holds as
 well, so what was said while no supervisor was there is read by the next one.
+It stays in the FIFO until it is announced: killed before, a supervisor takes nothing along.
 For datagrams pid 1 keeps the socket and passes them on into that FIFO.
 """
 
@@ -14,7 +15,7 @@ from contextlib import suppress
 from ljsv import status
 from ljsv.frozen import Frozen
 from ljsv.jail.spec import BindMount
-from ljsv.linux import descriptors
+from ljsv.linux import descriptors, files
 from ljsv.supervise.directory import open_fifo
 from ljsv.supervise.loop import now
 from ljsv.supervise.machine import BY_START
@@ -34,7 +35,6 @@ SOCKET_AT = "/run/notify"
 READ_SIZE = 65536
 STATUS_MAX = 200
 CHECK_AGAIN_S, CHECK_TIMEOUT_S = 0.5, 10.0
-PENDING_MAX = 8192
 
 
 class Wires(Frozen):
@@ -55,10 +55,13 @@ class Readiness:
     """What one service's run says of itself, and what is asked of it: ready, its status, its watchdog, ./check.
 
     `feed` gets "ready", "stopping" and "silent", the last with the reason;
-    `on_change` is called when what `detail` says of it is different.
+    `on_change` is called when what `detail` says of it is different, `announce` to say at once what is.
     """
 
-    def __init__(self, loop: Loop, timer: str, events: Events, scripts: Scripts, feed: Callable[[str, str], None], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, timer: str, events: Events, scripts: Scripts,
+        feed: Callable[[str, str], None], on_change: Callable[[], None], announce: Callable[[], None],
+    ) -> None:
         self.by = BY_START
         self._loop = loop
         self._timer = timer
@@ -66,8 +69,8 @@ class Readiness:
         self._scripts = scripts
         self._feed = feed
         self._on_change = on_change
+        self._announce = announce
         self._fd = -1
-        self._pending = b""
         self._status_text = ""
         self._is_reloading = False
         self._watchdog_s = 0.0
@@ -91,8 +94,8 @@ class Readiness:
         self._is_reloading = False
         if self._fd < 0:
             return Wires()
-        self._read()
-        self._pending = b""
+        with suppress(BlockingIOError):
+            os.read(self._fd, READ_SIZE)
         other_fd = os.open(f"{directory}/ready.fifo", os.O_WRONLY | os.O_CLOEXEC) if self.by == BY_FD else _bind_socket(directory)
         held_fd = os.open(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         if self.by == BY_FD:
@@ -128,27 +131,16 @@ class Readiness:
             self._loop.forget(self._fd)
             os.close(self._fd)
         self._fd = -1
-        self._pending = b""
 
     # ---- what it says: sd_notify(3)
 
-    def _read(self) -> list[tuple[str, str]]:
-        """What was said since: (name, value)."""
-        try:
-            data = os.read(self._fd, READ_SIZE)
-        except BlockingIOError:
-            return []
-        if self.by == BY_FD:
-            return [("READY", "1")] if b"\n" in data else []
-        *messages, self._pending = (self._pending + data)[-PENDING_MAX:].split(b"\0")
-        pairs = (line.partition("=") for message in messages for line in message.decode(errors="replace").splitlines())
-        return [(name, value) for name, _, value in pairs]
-
     def _hear(self) -> None:
-        for name, value in self._read():
+        data = files.peek(self._fd, READ_SIZE)
+        for name, value in self._parse(data):
             if name == "READY" and value == "1":
                 self._is_reloading = False
                 self._feed("ready", "")
+                self._announce()
             elif name == "STATUS":
                 self._status_text = "".join(char if char.isprintable() else " " for char in value[:STATUS_MAX])
             elif name == "RELOADING" and value == "1":
@@ -161,6 +153,15 @@ class Readiness:
                 self._bite()
             if name != "WATCHDOG":
                 self._on_change()
+        if self._fd >= 0:
+            os.read(self._fd, len(data))
+
+    def _parse(self, data: bytes) -> list[tuple[str, str]]:
+        """What was said, (name, value) each. Pid 1 writes each datagram whole, with a NUL at its end."""
+        if self.by == BY_FD:
+            return [("READY", "1")] if b"\n" in data else []
+        pairs = (line.partition("=") for message in data.split(b"\0") for line in message.decode(errors="replace").splitlines())
+        return [(name, value) for name, _, value in pairs]
 
     def _feed_watchdog(self) -> None:
         if self._watchdog_s and self.by == BY_NOTIFY and self._state == status.READY:

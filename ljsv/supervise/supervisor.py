@@ -132,7 +132,7 @@ class Supervisor:
         self.source.refuse_edit = lambda service: self.needs.refuse_edit(self.name, service.policy.needs)
         self.waiting: tuple[str, ...] = ()
         self.scripts = Scripts(self.loop, f"{name} script", events, self._begin_script)
-        self.readiness = Readiness(self.loop, name, events, self.scripts, self._said, self._touch)
+        self.readiness = Readiness(self.loop, name, events, self.scripts, self._said, self._touch, self._try_announce)
         self._make_log_service = make_log_service
         self.log_service: LogService | None = None
         self.holding: dict[int, str] = {}  # told to exit in order: who has to end first

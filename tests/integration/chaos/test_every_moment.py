@@ -23,6 +23,9 @@ from tests.integration.chaos.strace import Traced, may_trace
 AT_ONCE = 8
 SAMPLE = 16
 POLICY = '[restart]\nstable_after = "0s"\nfirst_delay = "0s"\n[stop]\ntimeout = "5s"\n[log]\nmax_size = "4K"\nkeep = 1000\n'
+SAYS_READY = RUN.replace("echo began", """trap 'echo >&3' HUP\necho began""")
+NOTIFY = 'import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])'
+NOTIFIES_READY = RUN.replace("echo began", f"notify() {{ /usr/bin/python3 -c '{NOTIFY}'; }}\ntrap notify HUP\necho began")
 SEED = int(os.environ.get("LJSV_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
 
 
@@ -33,7 +36,9 @@ class Deed:
     begin: Callable[[Marked], object]
     is_over: Callable[[Marked], bool]
     check: Callable[[Marked], None]
-    is_down: bool = False
+    state: str = "ready"
+    policy: str = ""
+    run: str = RUN
 
 
 def count(service: Marked, word: str) -> int:
@@ -83,28 +88,34 @@ def check_log(service: Marked) -> None:
     assert service.told() == ["run", "began"]
 
 
+def check_ready(service: Marked) -> None:
+    """What the service has said once is heard, whoever had begun to read it."""
+    wait_for(lambda: is_ready(service), f"{service.name} to be ready")
+    assert service.told() == ["run", "began"]
+
+
 def is_settled_down(service: Marked) -> bool:
     return service.state == "down"
 
 
 DEEDS = {
-    "start": Deed(lambda s: s.control("u"), lambda s: is_ready(s) and count(s, "began") == 1, check_start, is_down=True),
+    "start": Deed(lambda s: s.control("u"), lambda s: is_ready(s) and count(s, "began") == 1, check_start, state="down"),
     "crash": Deed(lambda s: s.signal(signal.SIGUSR1), lambda s: is_ready(s) and count(s, "began") == 2, check_crash),
     "stop": Deed(lambda s: s.control("d"), is_settled_down, check_stop),
     "restart": Deed(lambda s: s.control("du"), lambda s: is_ready(s) and count(s, "began") == 2, check_restart),
     "log": Deed(lambda s: s.signal(signal.SIGUSR2), lambda s: len(s.log_lines()) >= 300, check_log),
+    "ready fd": Deed(lambda s: s.signal(signal.SIGHUP), is_ready, check_ready, "up", '[ready]\nby = "fd"\n', SAYS_READY),
+    "ready notify": Deed(lambda s: s.signal(signal.SIGHUP), is_ready, check_ready, "up", '[ready]\nby = "notify"\n', NOTIFIES_READY),
 }
 
 
 def make(tree: Tree, deed: Deed, names: list[str]) -> list[Marked]:
     """Services of these names, in the state in which the deed begins."""
-    extra = {"down": ""} if deed.is_down else {}
-    services = [Marked(tree, name, RUN, finish=FINISH, policy=POLICY, **extra) for name in names]
+    extra = {"down": ""} if deed.state == "down" else {}
+    services = [Marked(tree, name, deed.run, finish=FINISH, policy=deed.policy + POLICY, **extra) for name in names]
     for service in services:
-        if deed.is_down:
-            tree.wait_state(service.name, "down")
-        else:
-            tree.wait_state(service.name, "ready")
+        tree.wait_state(service.name, deed.state)
+        if deed.state != "down":
             wait_for(lambda service=service: count(service, "began"), "its traps")
     return services
 
@@ -124,7 +135,7 @@ def count_calls(tree: Tree, deed: Deed) -> int:
 @pytest.mark.skipif(not may_trace(), reason="kernel.yama.ptrace_scope forbids strace to follow a process that is no child")
 @pytest.mark.parametrize("deed_name", DEEDS)
 def test_supervisor_killed_at_every_moment(scanning: Tree, deed_name: str, pytestconfig: pytest.Config) -> None:
-    """Start, crash, stop, restart, log: whenever the supervisor is killed, the next one ends it as if nothing had been."""
+    """Start, crash, stop, restart, log, the word that it is ready: whenever the supervisor is killed, the next one ends it as if nothing had been."""
     deed = DEEDS[deed_name]
     total = count_calls(scanning, deed)
     moments = list(range(1, total + 1))
@@ -138,7 +149,7 @@ def test_supervisor_killed_at_every_moment(scanning: Tree, deed_name: str, pytes
 
 def walk(tree: Tree, deed: Deed, deed_name: str, moments: list[int]) -> list[str]:
     """Kill at these moments, each in a service of its own; what was not as it should be."""
-    services = make(tree, deed, [f"{deed_name}{moment}" for moment in moments])
+    services = make(tree, deed, [f"{deed_name.replace(' ', '-')}{moment}" for moment in moments])
     traces = [Traced(tree, tree.supervisor_pid(service.name), service.name, moment) for service, moment in zip(services, moments, strict=True)]
     for service in services:
         deed.begin(service)
