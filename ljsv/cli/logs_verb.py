@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
+from itertools import chain
 from typing import BinaryIO
 
 from ljsv.cli.context import Context
@@ -132,7 +133,7 @@ class LogReader:
     """A log as it was when this was made, for the past, and from there on what is appended.
 
     The newest file is opened first: a rotation that comes in between moves it
-    among the older ones, where it is known by its inode.
+    among the others, where it is known by its inode.
     """
 
     def __init__(self, path: str, event_dir: str, prefix: str = "") -> None:
@@ -141,16 +142,14 @@ class LogReader:
         self.prefix = prefix.encode()
         self.file = _open_newest(path)
         self.end = os.fstat(self.file.fileno()).st_size if self.file else 0
-        held = _inode(self.file)
-        found = [(older, _inode_at(older)) for older in _rotated(path)]
-        self._older = [(older, inode) for older, inode in found if inode and inode != held]
+        self._older = _find_older(path, _inode(self.file))
         if self.file:
             self.file.seek(self.end)
         self._rest = b""
 
     def _open_older(self, path: str, inode: int) -> BinaryIO | None:
         """By the name it had, or the one it has now; None where it is gone."""
-        for name in (path, *_rotated(self.path)):
+        for name in chain((path,), _names(self.path)):
             file = _open(name)
             if file and _inode(file) == inode:
                 return file
@@ -231,7 +230,20 @@ def _open(path: str) -> BinaryIO | None:
 
 def _open_newest(path: str) -> BinaryIO | None:
     """`current`, or in the middle of a rotation what it was a moment ago."""
-    return next((file for file in map(_open, (path, *reversed(_rotated(path)))) if file), None)
+    return next((file for file in map(_open, chain((path, f"{path}.1"), _names(path))) if file), None)
+
+
+def _find_older(path: str, held: int) -> list[tuple[str, int]]:
+    """(name, inode) of the files that are older than the one of inode `held` (0: all of them), the oldest first."""
+    found: dict[int, str] = {}
+    is_passed = not held
+    for name in _names(path):
+        inode = _inode_at(name)
+        if inode == held:
+            found, is_passed = {}, True  # what came before it is newer
+        elif inode:
+            found.setdefault(inode, name)
+    return [(name, inode) for inode, name in reversed(found.items())] if is_passed else []
 
 
 def _inode(file: BinaryIO | None) -> int:
@@ -245,13 +257,22 @@ def _inode_at(path: str) -> int:
         return 0
 
 
-def _rotated(path: str) -> list[str]:
-    """The files before `current`, oldest first: current.N as we name them, @STAMP.s and .u as svlogd does."""
+def _names(path: str) -> Iterator[str]:
+    """`current` and the files before it, the newest first: current.N as we name them, @STAMP.s and .u as svlogd does.
+
+    A rotation moves each to the next number: in this direction one may come twice, and none is missed.
+    """
+    yield path
     directory, prefix = os.path.dirname(path), os.path.basename(path) + "."
     names = os.listdir(directory) if os.path.isdir(directory) else []
-    numbers = [int(name[len(prefix) :]) for name in names if name.startswith(prefix) and name[len(prefix) :].isdigit()]
-    stamps = sorted(name for name in names if name.startswith("@") and name[-2:] in {".s", ".u"})
-    return [f"{directory}/{name}" for name in stamps] + [f"{path}.{number}" for number in sorted(numbers, reverse=True)]
+    listed = [int(name[len(prefix) :]) for name in names if name.startswith(prefix) and name[len(prefix) :].isdigit()]
+    number = 0
+    for number in sorted({one + near for one in listed for near in (-1, 0, 1)} - {0}):
+        yield f"{path}.{number}"  # a list that is made meanwhile may lack one
+    while any(os.path.exists(f"{path}.{later}") for later in (number + 1, number + 2)):
+        number += 1
+        yield f"{path}.{number}"  # moved there since
+    yield from (f"{directory}/{name}" for name in sorted(names, reverse=True) if name.startswith("@") and name[-2:] in {".s", ".u"})
 
 
 def _last_of(fd: int, end: int, count: int) -> list[bytes]:
@@ -272,8 +293,9 @@ def _next_file(file: BinaryIO | None, path: str) -> BinaryIO | None:
     if file and held and held.st_size < file.tell():
         file.seek(0)  # it was cut back
     for _ in range(LISTING_TRIES):
+        is_removed = file and not os.fstat(file.fileno()).st_nlink
         newer, is_found = _next_of(held, path)
-        if is_found or held is None or not file or not os.fstat(file.fileno()).st_nlink:
+        if is_found or held is None or is_removed:
             return newer  # what is held is in the list, or was removed since: then the oldest comes next
         if newer:
             newer.close()
@@ -283,7 +305,7 @@ def _next_file(file: BinaryIO | None, path: str) -> BinaryIO | None:
 def _next_of(held: os.stat_result | None, path: str) -> tuple[BinaryIO | None, bool]:
     """(the file after the one that is held, or the oldest; whether that was found). A list made during a rotation may lack it."""
     newer: BinaryIO | None = None
-    for name in (path, *reversed(_rotated(path))):
+    for name in _names(path):
         candidate = _open(name)
         if candidate is None:
             continue

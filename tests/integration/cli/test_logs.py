@@ -7,13 +7,27 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+from ljsv.cli.logs_verb import LogReader, Wanted
+from ljsv.cli.options import Options
 from tests.conftest import Tree, wait_for
 
 PREFIXED = re.compile(r"([a-z]+): (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) (.*)")
 COUNT = "i=0\nwhile [ $i -lt {n} ]; do i=$((i+1)); echo line $i; done\necho done\nexec sleep 1000"
 SMALL = '[log]\nmax_size = "16K"\nkeep = 1000\n'
+ROTATE = """
+import itertools, sys
+from ljsv.supervise.logfile import LogFile
+log = LogFile(sys.argv[1], 64, 2000)
+log.open()
+for number in itertools.count(1):
+    log.append(b"%d\\n" % number)
+    if number % 8 == 0:
+        log.rotate()
+"""
 ON_SIGNAL = "trap 'echo again' USR1\necho begun\nwhile :; do sleep 0.02; done"
 
 
@@ -113,6 +127,26 @@ def test_following_begins_where_the_past_ends(scanning: Tree) -> None:
         follower.communicate(timeout=10)
     numbers = [int(line.split()[-1]) for line in lines[:-1]]
     assert numbers == list(range(numbers[0], 40001))
+
+
+def test_none_is_missed_in_a_rotation(tmp_path: Path) -> None:
+    """Whenever a reader begins while a log is rotated all the time: from the past into what comes, each line once."""
+    path = tmp_path / "current"
+    writer = subprocess.Popen([sys.executable, "-c", ROTATE, str(tmp_path)], stdin=subprocess.DEVNULL)
+    try:
+        wait_for((tmp_path / "current.3").exists, "its first rotations")
+        for number in range(60):
+            log = LogReader(str(path), "")
+            lines = log.last(30) if number % 2 else list(log.lines(Wanted(Options({"-n": "all"}, []))))
+            for _ in range(20):
+                lines += log.new_lines()
+            assert log.file
+            log.file.close()
+            numbers = [int(line) for line in lines]
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), number
+    finally:
+        writer.kill()
+        writer.wait()
 
 
 def test_following_before_the_service_is_there(scanning: Tree) -> None:
