@@ -64,5 +64,14 @@ _PLAIN = str.maketrans("", "", "/.-_:@+,=%")  # what a shell leaves alone, besid
 
 
 def quote(path: str) -> str:
-    """A path as a shell reads it back; shlex would do, but imports re."""
+    """A path as a shell reads it back, bash where it cannot be printed; shlex would do for others, but imports re."""
+    if not path.isprintable():
+        return "$'" + "".join(_escape(char) for char in path) + "'"
     return path if path.translate(_PLAIN).isalnum() else "'" + path.replace("'", "'\\''") + "'"
+
+
+def _escape(char: str) -> str:
+    """For $'...' of bash: what cannot be printed, by its bytes."""
+    if char.isprintable():
+        return f"\\{char}" if char in "\\'" else char
+    return "".join(f"\\{byte:03o}" for byte in char.encode(errors="surrogateescape"))

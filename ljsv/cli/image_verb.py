@@ -8,7 +8,7 @@ import sys
 import time
 
 from ljsv.cli.options import FLAG, Options, usage
-from ljsv.cli.show import print_fault
+from ljsv.cli.show import print_fault, printable
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.service.images import SQUASHFS, check_image, image_type
 from ljsv.service.stored import (
@@ -171,8 +171,9 @@ def _list_files(image: StoredImage) -> int:
     lister = subprocess.Popen([find_tool("unsquashfs", "squashfs-tools"), "-UTC", "-lln", "-d", "", image.path], stdout=subprocess.PIPE, text=True, errors="surrogateescape")
     assert lister.stdout is not None
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    is_terminal = sys.stdout.isatty()
     for line in lister.stdout:
-        print(line, end="")
+        print(f"{printable(line[:-1])}\n" if is_terminal else line, end="")
     return EXIT_OK if lister.wait() == 0 else EXIT_NOT_REACHED
 
 

@@ -13,7 +13,7 @@ import sys
 
 from ljsv import __version__
 from ljsv.cli.options import FLAG, Options, parse, usage
-from ljsv.cli.show import print_fault
+from ljsv.cli.show import fault_of, print_fault
 from ljsv.cli.standard_files import open_standard_files
 from ljsv.errors import EXIT_INTERRUPTED, EXIT_NOT_BUILT, EXIT_OK, EXIT_SYSTEM, Fault, quote
 
@@ -88,7 +88,7 @@ def _main(arguments: list[str]) -> int:
     except OSError as error:
         if os.environ.get("LJSV_DEBUG") == "1":
             raise
-        print_fault(Fault.from_os("system call failed", error, hint="LJSV_DEBUG=1 shows where"), "ljexec")
+        print_fault(fault_of(error, "LJSV_DEBUG=1 shows where"), "ljexec")
         return EXIT_NOT_BUILT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -138,7 +138,9 @@ def _show(spec: JailSpec, status_fd: int, cgroup_fd: int = -1) -> int:
 def _split(arguments: list[str]) -> tuple[Options, list[str]]:
     options, unexpected = parse(arguments, OPTIONS, stop_at_operand=True)
     if unexpected:
-        raise usage(f"unexpected word {unexpected[0]!r}", f"ljexec -- {' '.join(word for word in unexpected if word != '--')}")
+        given = arguments[: len(arguments) - len(unexpected)]
+        before, after = (" ".join(quote(word) for word in words if word != "--") for words in (["ljexec", *given], unexpected))
+        raise usage(f"unexpected word {unexpected[0]!r}", f"{before} -- {after}")
     command = options.operands
     if command and options.has("--exec"):
         raise usage("either --exec or -- COMMAND, not both", "ljexec --help")
@@ -231,7 +233,7 @@ def _spec(options: Options, command: list[str]) -> JailSpec:
     writable = DIRECT if options.has("--rw") else OVERLAY if options.has("--overlay-dir") else options.get("--writable", NO)
     workdir = options.get("--workdir")
     if workdir and not workdir.startswith("/"):
-        raise usage(f"--workdir wants an absolute path in the jail: found {workdir!r}", f"--workdir /{workdir}")
+        raise usage(f"--workdir wants an absolute path in the jail: found {workdir!r}", f"--workdir {quote(f'/{workdir}')}")
     try:
         kept = resolve_capabilities(tuple(options.every("--cap")))
     except ValueError as error:
@@ -317,7 +319,9 @@ def _require_place(name: str, text: str, path: str) -> None:
 def _env(options: Options) -> tuple[tuple[str, str | None], ...]:
     env: dict[str, str | None] = {}
     if options.has("--inherit-env"):
-        env.update(os.environ)
+        with open("/proc/self/environ", "rb") as file:  # os.environ has what Python has added for its own locale
+            pairs = [entry.partition(b"=") for entry in file.read().split(b"\0")]
+        env.update({os.fsdecode(name): os.fsdecode(value) for name, has_value, value in pairs if name and has_value})
     elif "TERM" in os.environ:
         env["TERM"] = os.environ["TERM"]
     for text in options.every("--env"):

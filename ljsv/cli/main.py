@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 from ljsv.cli import options
-from ljsv.cli.show import print_fault
+from ljsv.cli.show import fault_of, print_fault
 from ljsv.cli.standard_files import open_standard_files
 from ljsv.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SYSTEM, Fault
 
@@ -100,7 +100,7 @@ def main() -> int:
         if isinstance(error, PermissionError) and os.geteuid():
             print_fault(Fault.from_os("not permitted", error, hint=f"sudo {as_typed()}  # if it is root's"))
         else:
-            print_fault(Fault.from_os("system call failed", error, hint=f"LJSV_DEBUG=1 {as_typed()}  # shows where"))
+            print_fault(fault_of(error, f"LJSV_DEBUG=1 {as_typed()}  # shows where"))
         return EXIT_SYSTEM
 
 

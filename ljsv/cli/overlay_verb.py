@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from ljsv import status
 from ljsv.cli.confirm import confirm
 from ljsv.cli.context import Context
 from ljsv.cli.options import FLAG, Options, usage
-from ljsv.cli.show import print_columns
+from ljsv.cli.show import print_columns, printable
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 
 TYPE_CHECKING = False
@@ -222,8 +223,10 @@ def _diff(options: Options) -> int:
 
         print(json.dumps([{"change": change, "path": shown} for change, shown in found], indent=2))
         return EXIT_OK
-    for change, shown in found:
-        print(f"{change[0].upper()} {shown}")
+    is_terminal = sys.stdout.isatty()
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    for change, shown in found:  # whatever the service has called its files
+        print(f"{change[0].upper()} {printable(shown) if is_terminal else shown}")
     return EXIT_OK
 
 

@@ -84,15 +84,27 @@ def print_columns(table: Sequence[Sequence[str]]) -> None:
 
 
 def print_fault(fault: Fault, program: str = "ljsv") -> None:
-    """`ljsv: service: action: object: cause`, then the hint. On standard error."""
-    print(f"{program}: {fault}", file=sys.stderr)
+    """`ljsv: service: action: object: cause`, then the hint. On standard error; what a jail has named may be in it."""
+    print(f"{program}: {printable(str(fault))}", file=sys.stderr)
     if fault.hint:
         print_hint(fault.hint)
 
 
+def fault_of(error: OSError, hint: str) -> Fault:
+    """For a call that nobody has foreseen to fail; what has no path where a relative one was given is the working directory."""
+    import os
+
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        if isinstance(error, FileNotFoundError):
+            return Fault("the working directory is gone", "", "it was deleted", hint="cd /  # or name absolute paths")
+    return Fault.from_os("system call failed", error, hint=hint)
+
+
 def print_hint(hint: str) -> None:
     """What mends it, on standard error."""
-    print(f"hint: {pasteable(hint)}", file=sys.stderr)
+    print(f"hint: {printable(pasteable(hint))}", file=sys.stderr)
 
 
 given_svdir: list[str] = []  # the scan directory that was named, by --svdir or in front of a service's name

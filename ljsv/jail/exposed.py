@@ -8,10 +8,12 @@ that the jail itself may change.
 
 from __future__ import annotations
 
+import errno
+import marshal
 import os
 import stat
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.jail.spec import DIRECT, JailSpec
 
 TYPE_CHECKING = False
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 ENTRIES_MAX = 200_000
 SET_ID_MAX = 1000
+DEPTH_MAX = 200  # of directories in each other: each is open while what lies in it is looked at
+PATH_MAX = 4000  # what the kernel takes, less a name
 SHARED_PLACES = frozenset(  # that nobody closes for one service's sake
     ("/", "/boot", "/dev", "/etc", "/home", "/media", "/mnt", "/opt", "/proc", "/run", "/srv", "/sys", "/tmp", "/usr", "/usr/local", "/usr/share",
      "/var", "/var/lib", "/var/log", "/var/tmp")
@@ -41,76 +45,122 @@ def find_exposed(spec: JailSpec, *, is_shifted: bool) -> tuple[Place, ...]:
 
 
 def _is_reachable(path: str, written: list[str]) -> bool:
-    """Whether others than its owner may enter every directory above it. What the jail may write, it may open."""
+    """Whether there is no directory above it that is ours or root's, and may be entered by nobody else. What the jail may write, it may open."""
     while path != "/":
         path = os.path.dirname(path)
         is_written = any(f"{path}/".startswith(f"{place.rstrip('/')}/") for place in written)
-        if not is_written and not os.stat(path).st_mode & 0o011:
+        entry = os.stat(path)
+        if not is_written and not entry.st_mode & 0o011 and entry.st_uid in {0, os.geteuid()}:
             return False
     return True
 
 
 def close_hint(place: str) -> str:
-    """What keeps others away from it."""
+    """What keeps others away from it; "" where that is no single command."""
     above = os.path.dirname(place)
     is_own = above not in SHARED_PLACES and os.stat(above).st_uid == os.geteuid()
-    return f"chmod go-x {above}" if is_own else "a directory above it that only its owner may enter"
+    return f"chmod go-x {quote(above)}" if is_own else ""
 
 
-def find_set_id(spec: JailSpec, exposed: tuple[Place, ...], *, is_root: bool) -> tuple[tuple[tuple[str, int], ...], bool]:
+def find_set_id(spec: JailSpec, exposed: tuple[Place, ...], *, is_root: bool) -> tuple[tuple[tuple[str, int], ...], str]:
     """(the set-user-id and set-group-id programs in those places, and those with file capabilities, each as the jail names it with its inode;
-    whether all was looked at). Fault for root where that is too much: for a user such a program would have to be his own.
+    why not all was looked at, or ""). Fault for root then: for a user such a program would have to be his own.
     """
+    if not exposed:
+        return (), ""
+    try:
+        try:
+            found, why = _look_for_set_id(spec, exposed)
+        except PermissionError:
+            if is_root:
+                raise
+            found, why = _look_as_owner(spec, exposed)
+    except OSError as error:
+        path = str(error.filename or exposed[0][1])
+        raise Fault.from_os("cannot look for set-user-id programs", error, path, hint=f"ls -ld {quote(path)}") from None
+    if why and is_root:
+        place = exposed[0][1]
+        close = close_hint(place) or f"ls -ld {quote(os.path.dirname(place))}"
+        raise Fault("cannot protect set-user-id programs", place, why, hint=f"{close}  # where only root may enter a directory above it, they need not be")
+    return tuple(found), why
+
+
+def _look_as_owner(spec: JailSpec, exposed: tuple[Place, ...]) -> tuple[list[tuple[str, int]], str]:
+    """What the jail's root may open and its caller may not: a directory of mode 0, or of a subordinate id."""
+    from ljsv.jail.owner import act_as_owner
+
+    def look(out_fd: int) -> None:
+        data = marshal.dumps(_look_for_set_id(spec, exposed, is_owner=True))
+        with open(out_fd, "wb") as file:
+            file.write(data)
+
+    data = b"".join(act_as_owner(look, what="cannot look for set-user-id programs", path=exposed[0][1]))
+    found, why = marshal.loads(data)  # noqa: S302 - our own child wrote it
+    return found, why
+
+
+def _look_for_set_id(spec: JailSpec, exposed: tuple[Place, ...], *, is_owner: bool = False) -> tuple[list[tuple[str, int]], str]:
+    """PermissionError for what may not be looked at. What the `is_owner` of all the jail's ids may not open, the jail may not either."""
     found: list[tuple[str, int]] = []
     looked_at = 0
     for to, place in exposed:
         hidden = {*(bind.to for bind in spec.binds), *(tmpfs.at for tmpfs in spec.tmpfs), *(STANDARD_DIRECTORIES if spec.has_own_tmp else ("/dev", "/proc"))}
-        for path, entry in _walk(place, to, hidden - {to}):
+        for inside, path, entry in _walk(place, to.rstrip("/"), hidden - {to}, is_owner=is_owner):
             looked_at += 1
-            if looked_at > ENTRIES_MAX or len(found) > SET_ID_MAX:
-                if not is_root:
-                    return tuple(sorted(found)), False
-                what = f"more than {ENTRIES_MAX if looked_at > ENTRIES_MAX else SET_ID_MAX} {'files' if looked_at > ENTRIES_MAX else 'of them'}"
-                raise Fault("cannot protect set-user-id programs", place, what, hint=f"{close_hint(place)}  # then they need not be")
-            if _gives_rights(path, entry):
-                found.append((path[0], entry.st_ino))
-    return tuple(sorted(found)), True
+            if inside.count("/") - to.count("/") > DEPTH_MAX or len(inside) > PATH_MAX:
+                return found, f"directories in each other, more than {DEPTH_MAX} or with too long a path"
+            if looked_at > ENTRIES_MAX:
+                return found, f"more than {ENTRIES_MAX} files"
+            if stat.S_ISREG(entry.st_mode) and _gives_rights(path, entry):
+                found.append((inside, entry.st_ino))
+            if len(found) > SET_ID_MAX:
+                return found, f"more than {SET_ID_MAX} of them"
+    return sorted(found), ""
 
 
-def _walk(place: str, to: str, hidden: set[str]) -> Iterator[tuple[tuple[str, str], os.stat_result]]:
-    """Every regular file of that place: ((as the jail names it, as the host does), what it is)."""
-    if not os.path.isdir(place):
-        yield (to, place), os.lstat(place)
-        return
-    waiting = [(to.rstrip("/"), place)]
-    while waiting:
-        inside, outside = waiting.pop()
-        try:
-            listing = os.scandir(outside)
-        except OSError:  # not ours to enter, nor the jail's
-            continue
-        with listing:
-            for item in listing:
-                name = f"{inside}/{item.name}"
-                if name in hidden:
+def _walk(place: str, to: str, hidden: set[str], *, is_owner: bool) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Everything there but symlinks, a directory before what lies in it: (as the jail names it, where it is found now, what it is).
+
+    Through open directories: what was written may have made paths longer than the kernel takes.
+    """
+    parent, name = os.path.split(place)
+    open_fds = [os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
+    waiting = [[(to, name or ".")]]
+    try:
+        while waiting:
+            if not waiting[-1]:
+                waiting.pop()
+                os.close(open_fds.pop())
+                continue
+            inside, name = waiting[-1].pop()
+            try:
+                entry = os.stat(name, dir_fd=open_fds[-1], follow_symlinks=False)
+                if inside in hidden or stat.S_ISLNK(entry.st_mode):
                     continue
-                if item.is_dir(follow_symlinks=False):
-                    waiting.append((name, item.path))
-                elif item.is_file(follow_symlinks=False):
-                    try:
-                        entry = item.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    yield (name, item.path), entry
+                yield inside, f"/proc/self/fd/{open_fds[-1]}/{name}", entry
+                if stat.S_ISDIR(entry.st_mode):
+                    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=open_fds[-1])
+                    open_fds.append(fd)
+                    waiting.append([])
+                    waiting[-1] += [(f"{inside}/{child}", child) for child in os.listdir(fd)]
+            except PermissionError as error:
+                if not is_owner:
+                    raise PermissionError(error.errno, error.strerror, place + inside.removeprefix(to)) from None
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # gone since it was listed, or exchanged
+                    raise OSError(error.errno, error.strerror, place + inside.removeprefix(to)) from None
+    finally:
+        for fd in open_fds:
+            os.close(fd)
 
 
-def _gives_rights(path: tuple[str, str], entry: os.stat_result) -> bool:
+def _gives_rights(path: str, entry: os.stat_result) -> bool:
     """Whether whoever executes it gets more than he has."""
     if entry.st_mode & (stat.S_ISUID | stat.S_ISGID):
         return True
     if not entry.st_mode & 0o111:
         return False
     try:
-        return "security.capability" in os.listxattr(path[1], follow_symlinks=False)
+        return "security.capability" in os.listxattr(path, follow_symlinks=False)
     except OSError:
         return False

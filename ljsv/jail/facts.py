@@ -133,11 +133,11 @@ def gather_facts(spec: JailSpec, *, is_shifted: bool = False, userns_fd: int = -
     is_base_mapped = userns_fd >= 0 and spec.base_kind == DIRECTORY and can_map(spec.base_path, userns_fd)
     _check_writable(spec, userns_fd, is_base_mapped=is_base_mapped)
     exposed = find_exposed(spec, is_shifted=is_shifted)
-    set_id, is_all = ((), True) if spec.is_privileged else find_set_id(spec, exposed, is_root=is_root)
+    set_id, why_not_all = ((), "") if spec.is_privileged else find_set_id(spec, exposed, is_root=is_root)
     notes = _notes(spec, host, is_shifted=is_shifted, is_base_mapped=is_base_mapped)
     if exposed:
         kept = f", and {len(set_id)} that are there are read-only" if set_id else ""
-        kept += "" if is_all else ", but not all that may be there were looked for: there are too many files"
+        kept += f", but not all that may be there were looked for: there are {why_not_all}" if why_not_all else ""
         notes += (_exposed_note(spec, exposed[0][1], kept, is_root=is_root),)
     return Facts(
         is_root=is_root,
@@ -176,7 +176,7 @@ def find_image(spec: JailSpec, host: HostFacts, *, is_root: bool) -> tuple[str, 
     if is_root and (spec.is_privileged or host.kernel >= MAPPED_SQUASHFS):
         return LOOP, ""
     if kind != SQUASHFS:
-        hint = f"run it as root, or make a squashfs of it: mksquashfs DIRECTORY {path}.squashfs"
+        hint = f"run it as root, or make a squashfs of it: mksquashfs DIRECTORY {quote(f'{path}.squashfs')}"
         raise Fault("cannot mount the image", path, "erofs cannot be mounted without root", hint=hint)
     server = next((path for path in SERVERS if os.access(path, os.X_OK)), "")
     if not server:
@@ -229,11 +229,13 @@ def _notes(spec: JailSpec, host: HostFacts, *, is_shifted: bool, is_base_mapped:
 
 def _exposed_note(spec: JailSpec, place: str, kept: str, *, is_root: bool) -> str:
     """What is done about set-user-id programs there, and what is not."""
-    hint = close_hint(place)
+    close = close_hint(place)
     if spec.has_filter:
-        return f"others can reach {place}: set-user-id and set-group-id bits are refused in this jail{kept} ({hint} lifts that)"
+        lifts = f"{close} lifts that" if close else "a directory above it that only its owner may enter lifts that, if it is yours or root's"
+        return f"others can reach {place}: set-user-id and set-group-id bits are refused in this jail{kept} ({lifts})"
     whose = "root's" if is_root else "yours"
-    return f"seccomp is off, and others can reach {place}: set-user-id programs that the jail makes there are {whose} ({hint})"
+    hint = f" ({close})" if close else ""
+    return f"seccomp is off, and others can reach {place}: set-user-id programs that the jail makes there are {whose}{hint}"
 
 
 _top: list[tuple[int, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]]] = []
@@ -318,7 +320,7 @@ def _find_covered(directory: str) -> tuple[str, ...]:
     covered: list[str] = []
     if not directory:
         return ()
-    for name in ("supervise", "env", "log/supervise"):
+    for name in ("supervise", "env", "log/supervise", "log/env"):
         path = f"{directory}/{name}"
         if os.path.isdir(path) and not os.path.islink(path):
             covered.append(name)

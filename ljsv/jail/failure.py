@@ -63,6 +63,8 @@ def _explain_exec(spec: JailSpec, number: int, cause: str, name: str) -> tuple[s
         return shown, cause, where, EXIT_NOT_FOUND
     if cause == MAGIC:
         return shown, cause, "name a program of the rootfs", EXIT_NOT_EXECUTABLE
+    if number == errno.EISDIR:
+        return shown, cause, "name a program in it", EXIT_NOT_EXECUTABLE
     if number == errno.EACCES:
         mend = f"chmod a+rx {quote(on_host)}" if on_host else "ls -l it in the jail"
         return shown, cause, f"it has to be a program that the jail's ids may read and execute: {mend}", EXIT_NOT_EXECUTABLE

@@ -34,7 +34,7 @@ from ljsv.jail.ids import IdMap, open_user_namespace, preview_ids, write_maps
 from ljsv.jail.mounts import SERVE
 from ljsv.jail.passwd import find_user
 from ljsv.jail.plan import environment, explain, namespaces, plan, workdir
-from ljsv.jail.program import find_program
+from ljsv.jail.program import find_program, open_program
 from ljsv.jail.spec import HOST, IMAGE, BindMount, JailSpec
 from ljsv.jail.step import Build, Step
 from ljsv.linux import descriptors, process
@@ -514,12 +514,13 @@ def become(spec: JailSpec, build: Build, wiring: Wiring, steps: Iterable[Step]) 
     try:
         env = environment(spec, user)
         path = find_program(spec.argv[0], env.get("PATH", ""))
+        program, argv = open_program(path, spec.argv) if spec.is_privileged else (path, spec.argv)
         for step in steps:
             if isinstance(step, FilterSystemCalls):
                 stage = step.stage
                 step.execute(build)
         stage = STAGE_EXEC
-        os.execve(path, spec.argv, env)
+        os.execve(program, argv, env)
     except OSError as error:
         name = error.filename or path
         report(channel_fd, stage, error.errno or 0, error.strerror or str(error), str(name))
@@ -544,9 +545,9 @@ def enter_workdir(root_fd: int, path: str) -> None:
     """The working directory, looked up inside: a magic link such as /proc/self/fd/N leads nowhere (CVE-2024-21626)."""
     try:
         fd = openat2(root_fd, path, os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT)
+        os.fchdir(fd)
     except OSError as error:
         raise Fault.from_os("cannot enter the working directory", error, path, hint="it has to be there in the jail, for its user to enter") from None
-    os.fchdir(fd)
     os.close(fd)
 
 

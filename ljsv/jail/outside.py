@@ -112,7 +112,9 @@ class HoldImage(Step):
                 return
             except BlockingIOError:
                 sleep(HOLD_AGAIN_S)
-        raise Fault("cannot use the image", self.path, "it is being deleted, or locked by another program", hint=f"fuser -v {quote(self.path)}", is_transient=True)
+        if not os.fstat(fd).st_nlink:
+            raise Fault("cannot use the image", self.path, "it was deleted in this moment", hint=f"ls -l {quote(self.path)}", is_transient=True)
+        # Whoever may read it can lock it, and keeps no jail from starting by that: at worst the store deletes what this one has open.
 
 
 class MakeDevices(Step):
@@ -156,7 +158,11 @@ class MakeOverlay(Step):
         return f"make {self.path} (mode 0700) with {self.layer}{UPPER}/ and {self.layer}{WORK}/, and lock it"
 
     def execute(self, build: Build) -> None:
-        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        umask = os.umask(0o022)  # the caller's may forbid even the owner
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+        finally:
+            os.umask(umask)
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         build.held.append(fd)
         entry = os.fstat(fd)

@@ -12,6 +12,7 @@ import os
 from ljsv.linux.mount import AT_FDCWD, RESOLVE_NO_MAGICLINKS, openat2
 
 NO_INTERPRETER = "the jail has no"
+NESTED_TOO_DEEP = "its interpreter is a script of a script, and so on"
 MAGIC = "it leads through /proc out of the jail"
 INTERPRETERS_MAX = 6  # execve(2) follows five
 SCRIPT_HEAD = 256
@@ -52,9 +53,9 @@ def _refuse_magic(path: str) -> None:
                 raise
             raise OSError(errno.ENOENT, f"{NO_INTERPRETER} {path}", script) from None
         try:
-            path = _interpreter_of(os.read(fd, SCRIPT_HEAD))
+            path = (_interpreter_of(os.read(fd, SCRIPT_HEAD)) or ("",))[0]
         except IsADirectoryError:
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path) from None
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path) from None
         finally:
             os.close(fd)
         if not path:
@@ -72,9 +73,32 @@ def _open_program(path: str) -> int:
         raise OSError(errno.EACCES, MAGIC, path) from None
 
 
-def _interpreter_of(head: bytes) -> str:
-    """What the first line of a script names, split as the kernel does (fs/binfmt_script.c); "" for anything else."""
+def open_program(path: str, argv: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    """(what execve(2) would execute for it, by its descriptor, the arguments): a script's interpreter for a script.
+
+    For where somebody in the jail may put a magic link in its place after it
+    was looked at, and what he got hold of by that would be the real root's.
+    Before Linux 6.14 a program that is executed so has the number of the
+    descriptor for its name (`ps`).
+    """
+    for _ in range(INTERPRETERS_MAX):
+        fd = _open_program(path)
+        words = _interpreter_of(os.read(fd, SCRIPT_HEAD))
+        if not words:
+            return fd, argv
+        may_execute = os.access(f"/proc/self/fd/{fd}", os.X_OK)
+        os.close(fd)
+        if not may_execute:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        argv = (*words, path, *argv[1:])
+        path = words[0]
+    raise OSError(errno.ELOOP, NESTED_TOO_DEEP, path)
+
+
+def _interpreter_of(head: bytes) -> tuple[str, ...]:
+    """The interpreter that the first line of a script names, and its argument, split as the kernel does (fs/binfmt_script.c); empty for anything else."""
     if not head.startswith(b"#!"):
-        return ""
+        return ()
     line = head[2:].split(b"\n", 1)[0].split(b"\0", 1)[0].replace(b"\t", b" ").strip(b" ")
-    return os.fsdecode(line.split(b" ", 1)[0])
+    name, _, argument = line.partition(b" ")
+    return tuple([os.fsdecode(word) for word in (name, argument.strip(b" ")) if word]) or ("",)

@@ -57,6 +57,7 @@ MNT_DETACH = 2
 RESOLVE_NO_MAGICLINKS = 0x2
 RESOLVE_NO_SYMLINKS = 0x4
 RESOLVE_IN_ROOT = 0x10
+OPENAT2_TRIES = 1000
 
 
 class _MountAttr(ctypes.Structure):
@@ -138,6 +139,16 @@ def new_mount(fstype: str, options: dict[str, str], attributes: int) -> int:
 
 
 def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
-    """openat2(2): a path followed under `resolve`'s rules, such as RESOLVE_IN_ROOT."""
+    """openat2(2): a path followed under `resolve`'s rules, such as RESOLVE_IN_ROOT.
+
+    With ".." in it the kernel gives up (EAGAIN) where anything on the machine was renamed or mounted meanwhile.
+    """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    return _openat2(dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), object_=path)
+    tries_left = OPENAT2_TRIES
+    while True:
+        try:
+            return _openat2(dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), object_=path)
+        except BlockingIOError:
+            tries_left -= 1
+            if not tries_left:
+                raise

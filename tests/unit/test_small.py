@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from ljsv import status
 from ljsv.cli import options, show
 from ljsv.cli.standard_files import open_standard_files
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.linux import descriptors, process
 from ljsv.paths import Places, find_svdir, is_service_name, trust_fault
 from ljsv.supervise.directory import SuperviseDirectory
@@ -206,3 +207,49 @@ def test_a_process_on_its_way_out_is_known() -> None:
         child.kill()
         wait_for(lambda: process.is_exiting(child.pid), "its end")
     assert process.is_exiting(child.pid)
+
+
+@pytest.mark.parametrize("path", ["plain", "a b", "it's", "two\nlines", "\x1b]0;title\x07", "no\udcffutf", "back\\slash\x01'"])
+def test_quoted_paths_come_back_from_a_shell(path: str) -> None:
+    """And nothing in them is a command to the terminal that shows them."""
+    quoted = quote(path)
+    assert quoted.isprintable()
+    assert subprocess.run(["bash", "-c", f"printf %s {quoted}"], capture_output=True, check=True).stdout == os.fsencode(path)
+
+
+def test_a_fault_says_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A jail may have chosen the names in it."""
+    show.print_fault(Fault("cannot start", "/bin/\x1b]0;x\x07\nljsv: all is well", "no", hint="ls /bin/\x1bc"))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2 and said.replace("\n", "").isprintable()
+
+
+EXECUTE = "import os, sys; from ljsv.jail.program import open_program; os.execve(*open_program(sys.argv[1], tuple(sys.argv[2:])), {'A': 'b'})"
+
+
+def test_what_was_looked_at_is_executed(tmp_path: Path) -> None:
+    """By its descriptor, as the kernel would by its path: a program, a script with an argument, a script of a script."""
+
+    def run(path: Path | str) -> tuple[int, str]:
+        done = subprocess.run([sys.executable, "-c", EXECUTE, str(path), "name", "an argument"], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr.strip().rsplit("\n", 1)[-1]
+
+    script, nested, forbidden = tmp_path / "script", tmp_path / "nested", tmp_path / "forbidden"
+    script.write_text('#! /bin/sh -e \nprintf "%s|" "$0" "$A" "$-" "$@"')
+    nested.write_text(f"#!{script} two words\n")
+    forbidden.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    nested.chmod(0o755)
+    assert run("/bin/echo") == (0, "an argument\n")
+    assert run(script) == (0, f"{script}|b|e|an argument|") == run_plainly(script)
+    assert run(nested) == (0, f"{script}|b|e|two words|{nested}|an argument|") == run_plainly(nested)
+    assert run("/proc/self/exe")[1].startswith("PermissionError: [Errno 13] it leads through /proc out of the jail")
+    if os.geteuid():
+        assert "Permission denied" in run(forbidden)[1]
+    else:
+        assert run(forbidden)[0] == 1
+
+
+def run_plainly(path: Path) -> tuple[int, str]:
+    done = subprocess.run([path, "an argument"], capture_output=True, text=True, env={"A": "b"}, check=False)
+    return done.returncode, done.stdout

@@ -68,6 +68,14 @@ def test_read_only_bind(scanning: Tree) -> None:
     assert (scanning.sv / "web/run").stat().st_mode & 0o7777 == 0o755
 
 
+def test_variables_of_the_log_service(scanning: Tree) -> None:
+    """They are for the log service alone, as env/ is for the service."""
+    scanning.add("a", "cat /run/service/log/env/* /run/service/env/*; exec sleep 1000", env__MINE="one\n", log__run='#!/bin/sh\necho "told $TOKEN"\nexec cat\n', log__env__TOKEN="two\n")
+    scanning.wait_state("a", "ready")
+    shown = scanning.ljsv("enter", "a", "sh", "-c", "ls -A /run/service/log/env /run/service/env").stdout
+    assert "TOKEN" not in shown and "MINE" not in shown and "env:" in shown
+
+
 @pytest.mark.parametrize("kind", ["exclusive", "shared"])
 def test_lock_on_the_service_directory(either: Tree, kind: str) -> None:
     """A jail that waits for the supervisor's lock on the service directory, and gets it when the supervisor is killed, keeps no new one from coming."""

@@ -147,6 +147,52 @@ def test_a_set_id_program_that_is_there_is_not_written(jail: Jail) -> None:
         assert len(succeeded(outside)) == 4 and marked(place), outside
 
 
+def test_what_its_caller_may_not_look_into(jail: Jail) -> None:
+    """A directory of mode 0 is open to the jail's root, and so to the one that looks for such programs; one that may be listed and not entered likewise."""
+    for options, place, inside in exposed_places(jail):
+        for mode in (0, 0o400):
+            folder = place / f"folder{mode}"
+            folder.mkdir()
+            shutil.copy("/usr/bin/id", folder / "id")
+            jail.tree.own(folder)
+            (folder / "id").chmod(0o4755)
+            folder.chmod(mode)
+            results = jail.attack("overwrite", f"{inside}/folder{mode}/id", options=options)
+            folder.chmod(0o755)
+            assert set(results.values()) <= {"EROFS", "EXDEV", "EBUSY"} and len(results) == 4, results
+
+
+@pytest.mark.parametrize(("name", "count"), [("d" * 200, 22), ("d", 250)], ids=["long", "many"])
+def test_what_lies_too_deep_to_be_protected(jail: Jail, name: str, count: int) -> None:
+    """Where paths are longer than the kernel takes, or there are too many directories in each other: root's jail is refused, a user's is told."""
+    for options, place, _ in exposed_places(jail):
+        here_fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        for _ in range(count):
+            os.mkdir(name, 0o755, dir_fd=here_fd)
+            os.chown(name, jail.tree.uid, jail.tree.uid, dir_fd=here_fd)
+            below_fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here_fd)
+            os.close(here_fd)
+            here_fd = below_fd
+        os.close(here_fd)
+        done = jail.tree.run("ljexec", "--seccomp", jail.seccomp, *options, "--", "/bin/true")
+        if not jail.tree.uid:
+            assert done.returncode == 125 and "cannot protect set-user-id programs" in done.stderr, done.stderr
+        elif jail.seccomp != "off":
+            assert done.returncode == 0 and "not all that may be there were looked for: there are directories in each other" in done.stderr, done.stderr
+
+
+def test_a_place_that_is_closed_by_somebody_else(jail: Jail) -> None:
+    """Root's jail below a home of mode 0700: it is closed to all but the one whom it must not give a set-user-id program of root's."""
+    if jail.tree.uid or jail.seccomp == "off":
+        pytest.skip("what is another's cannot be closed to him: needs root and a filter")
+    home = jail.tree.root / "theirs"
+    home.mkdir(mode=0o700)
+    root = small_root(jail.tree).rename(home / "root")
+    os.chown(home, STRANGER, STRANGER)
+    jail.attack("setuid", "leave", "/tmp/..", options=("--root", str(root), *PYTHON_BINDS, "--rw"))
+    assert not marked(root), marked(root)
+
+
 @pytest.mark.parametrize("how", ["closed itself", "open to a group", "a symlink"])
 def test_places_that_only_seem_closed(jail: Jail, how: str) -> None:
     """What the jail may write, it may open; a group is somebody; a bind's symlink lies elsewhere than what it leads to."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import SUBORDINATE, Tree, need, wait_for
-from tests.integration.roots import small_root
+from tests.integration.roots import make_image, small_root
 
 
 @pytest.fixture
@@ -375,6 +377,52 @@ def test_wrong_use_is_refused(tree: Tree, words: list[str], told: str) -> None:
     assert told in done.stderr
     assert "hint:" in done.stderr
     assert not done.stdout
+
+
+def test_whatever_is_renamed_meanwhile(tree: Tree, root: Path) -> None:
+    """The kernel gives a path with ".." up where anything on the machine is renamed just then: it is asked again."""
+    (root / "etc/passwd").rename(root / "pw")
+    (root / "etc/passwd").symlink_to("../pw")
+    (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    moving = "import os,sys\na, b = sys.argv[1] + 'a', sys.argv[1] + 'b'\nopen(a, 'w')\nwhile True: os.rename(a, b); os.rename(b, a)"
+    mover = subprocess.Popen([sys.executable, "-c", moving, f"{tree.root}/moved-"])
+    try:
+        for _ in range(40):
+            assert run(tree, "--root", str(root), "--user", "web", "--", "/bin/id", "-u").strip() == "33"
+    finally:
+        mover.kill()
+        mover.wait()
+
+
+def test_a_lock_on_its_image(tree: Tree) -> None:
+    """Whoever may read an image can lock it: that keeps no jail from starting."""
+    tree.open_fuse()
+    image = make_image(tree)
+    with open(image, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run(tree, "--image", str(image), "--", "/bin/echo", "runs") == "runs\n"
+
+
+def test_a_umask_that_forbids_all(tree: Tree, root: Path) -> None:
+    """The overlay's directory is its owner's, for this run and the next."""
+    overlay = tree.root / "made/overlay"
+    script = f"umask 0777; exec ljexec --root {root} --overlay-dir {overlay} -- /bin/touch /kept"
+    for _ in range(2):
+        assert tree.run("sh", "-c", script).returncode == 0
+    assert overlay.stat().st_mode & 0o7777 == 0o700 and (overlay / "upper/kept").exists()
+
+
+def test_a_working_directory_that_is_gone(tree: Tree) -> None:
+    """A relative path leads nowhere then, which is told; an absolute one does."""
+    script = f"mkdir {tree.root}/gone; cd {tree.root}/gone; rmdir {tree.root}/gone; ljexec --bind x:/x -- true; echo $?; ljexec -- echo runs"
+    done = tree.run("sh", "-c", script)
+    assert done.stdout == "125\nruns\n" and "the working directory is gone" in done.stderr, done
+
+
+def test_inherited_environment_is_the_callers(tree: Tree) -> None:
+    """And has nothing that Python has put there for itself."""
+    shown = tree.run("env", "-i", f"PATH={tree.env['PATH']}", "ONE=1", "ljexec", "--inherit-env", "--", "/usr/bin/env").stdout.splitlines()
+    assert "ONE=1" in shown and not [line for line in shown if line.startswith("LC_")]
 
 
 def test_exit_codes(tree: Tree, root: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Tree, is_alive, wait_for
 from tests.integration.roots import small_root
+from tests.integration.terminals import Terminal
 
 
 def overlay_of(tree: Tree, name: str) -> Path:
@@ -238,3 +239,15 @@ def test_purge_is_refused_while_another_jail_uses_the_overlay(tree: Tree) -> Non
     assert (place / "upper").exists()
     by_hand.kill()
     by_hand.communicate()
+
+
+def test_names_that_a_service_has_chosen_for_a_terminal(scanning: Tree) -> None:
+    """`overlay diff` on a terminal shows them without what it would take for a command; elsewhere they are as they are."""
+    root = small_root(scanning)
+    scanning.add("a", r"""touch "$(printf '/tmp/../etc/a\033]0;x\007b')" "$(printf '/etc/x\ny')"; exec sleep 1000""", f'base = "{root}"\nwritable = "overlay"\n')
+    scanning.wait_state("a", "ready")
+    wait_for(lambda: "y" in scanning.ljsv("overlay", "diff", "a").stdout, "its files")
+    assert "a\x1b]0;x\x07b" in scanning.ljsv("overlay", "diff", "a").stdout
+    with Terminal(scanning, "ljsv", "overlay", "diff", "a") as terminal:
+        terminal.wait_for("x\N{REPLACEMENT CHARACTER}y")
+        assert "\x1b" not in terminal.shown
