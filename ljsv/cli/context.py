@@ -157,11 +157,9 @@ class Context:
             has_scanner = self.has_scanner()
             if has_scanner and self.is_supervised(name) and write_fifo(path, text.encode()):
                 return  # its folder is there again
-            cause = self.problems().get(name) or ("its scanner runs" if has_scanner else "no scanner runs")
-            raise Fault(
-                "nobody supervises it", f"{self.shown}/{name}", cause, service=name, hint=f"ljsv up {name}",
-                exit_code=EXIT_NOT_SUPERVISED,
-            )
+            problem = self.problems().get(name) or ("its scanner runs" if has_scanner else "no scanner runs")
+            cause, _, hint = problem.partition(" hint: ")  # as the scanner puts both into a line
+            raise Fault("nobody supervises it", f"{self.shown}/{name}", cause, service=name, hint=hint or f"ljsv up {name}", exit_code=EXIT_NOT_SUPERVISED)
 
     def has_scanner(self) -> bool:
         """Whether one runs. Where it holds the lock, but its folder is not there (it begins, or makes it again), that is waited for. Fault where it is another user's."""

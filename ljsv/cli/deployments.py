@@ -194,7 +194,7 @@ def _tell(context: Context, name: str, number: int, *, is_over: bool, wait_s: fl
     detail = context.detail(name)
     if not is_over:
         print(f"timeout: {one_line(name, detail)}: the deployment goes on, after {wait_s:g}s", flush=True)
-        print_hint(f"ljsv status {name}; wait longer with -w SECONDS")
+        print_hint(f"ljsv status {name}  # -w SECONDS waits longer")
         return EXIT_NOT_REACHED
     with record.locked(state):
         sweep_images(name, state, read_generations(state))

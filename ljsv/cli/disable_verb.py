@@ -7,6 +7,7 @@ import os
 from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options
+from ljsv.cli.show import pasteable
 from ljsv.errors import EXIT_OK, Fault, quote
 
 OPTIONS = {"--all": "", "--now": ""}
@@ -35,5 +36,5 @@ def _disable(context: Context, name: str) -> None:
     except OSError as error:
         raise Fault.from_os("cannot disable", error, path, hint=f"ls -ld {quote(f'{context.svdir}/{name}')}") from None
     is_down = context.detail(name).get("state", status.DOWN) in {status.DOWN, status.FAILED}
-    after = "" if is_down or context.options.has("--now") else f"; to stop it now: ljsv down {name}"
+    after = "" if is_down or context.options.has("--now") else pasteable(f"; to stop it now: ljsv down {name}")
     print(f"ok: {name}: {said}{after}", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 # What somebody types: what to type here, and where the habit comes from is clear to him.
 HABITS = {
     "is-active": "ljsv status NAME -q",
+    "is-enabled": "ljsv status NAME -o normally",
     "is-failed": "ljsv status NAME -o state",
     "show": "ljsv status NAME --json",
     "cat": "ljsv explain NAME",

@@ -67,7 +67,7 @@ def _as_json(subject: Subject, findings: list[Finding]) -> dict[str, object]:
 
 
 def _subjects(options: Options) -> Iterator[Subject]:
-    paths = [operand for operand in options.operands if "/" in operand or operand in {".", ".."}]
+    paths = [operand for operand in options.operands if _is_path(operand, options.get("--svdir"))]
     for path in paths:
         yield from _at_path(path)
     if paths and len(paths) == len(options.operands):
@@ -80,6 +80,13 @@ def _subjects(options: Options) -> Iterator[Subject]:
         yield Subject(name, f"{context.svdir}/{name}", context.places, siblings, is_at_home=True)
     for fault in misnamed:
         print_fault(fault)
+
+
+def _is_path(word: str, svdir: str) -> bool:
+    """And no service's name: `sv` in a checkout is the scan directory."""
+    if "/" in word or word in {".", ".."}:
+        return True
+    return os.path.isdir(word) and word not in Context(svdir, Options({}, [])).all_names()
 
 
 def _at_path(path: str) -> Iterator[Subject]:
@@ -206,6 +213,15 @@ class Subject:
             return lint.Finding(lint.NOTE, f"not looked into: {fault.object}: {fault.cause}")
         return lint.Finding(lint.FAULT, str(fault), fault.hint)
 
+    def _check_directory(self, path: str, spec: JailSpec) -> Iterator[Finding]:
+        from ljsv.jail.ids import is_root
+        from ljsv.service.read import check_directory
+
+        try:
+            check_directory(path, is_shifted=is_root() and not spec.is_privileged)
+        except Fault as fault:
+            yield self._finding(fault)
+
     def _look_at(self, service: Service, names: list[str]) -> Iterator[Finding]:
         from ljsv.jail.spec import DEFAULT_CAPABILITIES, PATH, spec_of
         from ljsv.linux.capabilities import NAMES
@@ -215,6 +231,7 @@ class Subject:
         rootfs = service.rootfs
         defaults = {NAMES[number] for number in DEFAULT_CAPABILITIES}
         origin = f"{self.path}/{'rootfs' if rootfs.base else 'rootfs.toml'}"
+        yield from self._check_directory(self.path, spec)
         yield from lint.check_capabilities(rootfs.security.capabilities, defaults, rootfs.user, rootfs.network, _port_start(), origin, is_privileged=spec.is_privileged, has_filter=spec.has_filter)
         if not spec.is_privileged:
             yield from lint.check_ports(dict(service.env), self._text("run"), rootfs.network, _port_start(), self.path)
@@ -223,6 +240,8 @@ class Subject:
         yield from self._check_needs(service)
         if service.policy.ready.by == "check" and service.check_argv == ("./check",) and "check" not in names:
             yield lint.Finding(lint.FAULT, f'{self.path}/policy: ready.by = "check", and there is no check', f"write {self.path}/check, or take ready.by out")
+        if service.policy.ready.watchdog and service.policy.ready.by != "notify":
+            yield lint.Finding(lint.WARNING, f'{self.path}/policy: ready.watchdog has no effect without ready.by = "notify"', f"ljsv explain {self.name}  # by = \"{service.policy.ready.by}\" hears no WATCHDOG=1")
         view = yield from self._see(spec)
         if view:
             path = dict(service.env).get("PATH") or PATH
@@ -285,7 +304,7 @@ class Subject:
 
     def _look_at_log(self, names: list[str]) -> Iterator[Finding]:
         """The log service: in a jail of its own, from log/rootfs or else the host's directories."""
-        from ljsv.jail.spec import HOST, PATH, JailSpec, spec_of
+        from ljsv.jail.spec import HOST, PATH, spec_of
         from ljsv.service import lint
         from ljsv.service.read import read_service
 
@@ -295,16 +314,15 @@ class Subject:
         if not os.path.lexists(f"{folder}/run"):
             yield lint.Finding(lint.WARNING, f"{folder}: there is no run in it: not used, and sv status complains of it", f"write {folder}/run, or: rm -r {folder}")
             return
-        spec = JailSpec(name=f"{self.name}/log", base_kind=HOST, base_path="/", argv=("./run",), directory=folder, origin=f"{folder}/rootfs")
-        if os.path.lexists(f"{folder}/rootfs"):
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                spec = spec_of(read_service(folder, fd, uid=os.fstat(fd).st_uid), f"{self.name}/log", f"{self.state}/log")
-            except Fault as fault:
-                yield self._finding(fault)
-                return
-            finally:
-                os.close(fd)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            spec = spec_of(read_service(folder, fd, uid=os.fstat(fd).st_uid, default_base=HOST), f"{self.name}/log", f"{self.state}/log")
+        except Fault as fault:
+            yield self._finding(fault)
+            return
+        finally:
+            os.close(fd)
+        yield from self._check_directory(folder, spec)
         view = yield from self._see(spec)
         if view:
             with view:

@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 from ljsv.cli import options
-from ljsv.cli.show import fault_of, print_fault
+from ljsv.cli.show import fault_of, given_svdir, print_fault
 from ljsv.cli.standard_files import open_standard_files
 from ljsv.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SYSTEM, Fault
 
@@ -119,6 +119,7 @@ def _run(arguments: list[str]) -> int:
     if not rest:
         print(help_text(), end="", file=sys.stderr)
         raise options.usage("which verb?", hint="ljsv status")
+    given_svdir[:] = [given.get("--svdir")] if given.has("--svdir") else []
     verb = ALIASES.get(rest[0], rest[0])
     if verb not in VERBS:
         raise _unknown(rest[0], rest[1:])

@@ -15,7 +15,7 @@ from ljsv import status
 from ljsv.cli.confirm import confirm
 from ljsv.cli.context import Context, write_fifo
 from ljsv.cli.options import Options, usage
-from ljsv.cli.show import print_hint
+from ljsv.cli.show import pasteable, print_hint
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.linux.process import open_process, read_boot_id
@@ -44,14 +44,14 @@ def _remove(context: Context, options: Options, name: str) -> int:
     with Subscription() as subscription:
         if not _stop(context, name, subscription):
             print(f"timeout: {name}: still stopping after {context.wait_s():g}s: not removed", flush=True)
-            print_hint(f"ljsv status {name}; wait longer with -w SECONDS, or: ljsv kill {name}")
+            print_hint(f"ljsv status {name}  # -w SECONDS waits longer; ljsv kill {name} ends it")
             return EXIT_NOT_REACHED
     _refuse_while_it_runs(context, name)
     if not _delete(context, name, path, is_link=is_link):
         print(f"timeout: {name}: removed, but its supervisor has not left after {context.wait_s():g}s", flush=True)
         print_hint("ljsv events")
         return EXIT_NOT_REACHED
-    print(f"ok: {name}: removed; its logs and state stay until: ljsv purge {name}", flush=True)
+    print(pasteable(f"ok: {name}: removed; its logs and state stay until: ljsv purge {name}"), flush=True)
     return EXIT_OK
 
 

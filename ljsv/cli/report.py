@@ -116,7 +116,7 @@ def _deaths(context: Context, name: str, detail: dict[str, str]) -> list[tuple[s
         ago = f"{age(time.time() - death['time'])} ago: " if death["time"] else ""
         lines.append(("" if lines else "last deaths" if len(deaths) > 1 else "last death", f"{ago}{printable(describe_end(death))}"))
     if lines:
-        lines[0] = (lines[0][0], f"{lines[0][1]}  # ljsv why {name}")
+        lines[0] = (lines[0][0], f"{lines[0][1]}  # {pasteable(f'ljsv why {name}')}")
     return lines
 
 

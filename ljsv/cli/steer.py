@@ -9,17 +9,19 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from ljsv import status
 from ljsv.cli.context import Context
-from ljsv.cli.show import one_line, print_fault, print_hint
+from ljsv.cli.show import boot_now, one_line, print_fault, print_hint
 from ljsv.cli.subscribe import LONGEST_S, Subscription
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 
 UNDECIDED, REACHED, MISSED = "undecided", "reached", "missed"
 OPTIONS = {"--all": ""}
 Verdict = Callable[[dict[str, str], str], str]
 SCANNER_TRIES, SCANNER_PAUSE_S = 20, 0.05
+KILLED_WITHIN_S = 1.0
 SETTLE_S = 0.2  # what counts as ready when it runs, but ends within this, has not come up
 
 
@@ -55,8 +57,12 @@ def is_down(detail: dict[str, str], _since: str) -> str:
 
 def check_files(context: Context, name: str) -> None:
     """Refuse to start what could not run: the fault that the supervisor would find, told at once."""
+    from ljsv.jail.ids import is_root
+    from ljsv.service.read import check_directory
+
     try:
-        context.read_service(name)
+        service = context.read_service(name)
+        check_directory(service.directory, is_shifted=is_root() and service.rootfs.security.user_namespace == "own")
     except Fault as fault:
         if fault.is_transient:
             return  # nothing is known to be wrong: its supervisor will tell
@@ -153,7 +159,15 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
             settling = [settles_in(context.detail(name)) for name in names if name not in decided]
             return min((left for left in settling if left > 0), default=LONGEST_S)
 
-        subscription.until(is_decided, context.wait_s(), look_again_s)
+        wait_s = context.wait_s()
+        while not subscription.until(is_decided, wait_s, look_again_s):
+            wait_s = 0.0 if context.options.has("-w") else _longest_stop(context, [name for name in names if unsent and name not in (*decided, *unsent)])
+            if wait_s <= 0:
+                break
+        for name in unsent:  # or it would go on: nobody is there any more to tell it when its turn comes
+            with suppress(Fault):
+                context.send(name, send[name])
+                print(f"note: {name} was told as well, before its turn", file=sys.stderr)
     for failure in failures:
         print_fault(failure)
     for name in names:
@@ -164,13 +178,19 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
     return EXIT_OK if all(decided.get(name) == REACHED for name in names) else EXIT_NOT_REACHED
 
 
+def _longest_stop(context: Context, names: list[str]) -> float:
+    """How long it takes until the last of these that are being stopped is killed, in seconds, and a moment more; 0 for none."""
+    stops = [float(context.detail(name).get("deadline", "0")) - boot_now() + KILLED_WITHIN_S for name in names if context.detail(name).get("state") == status.STOPPING]
+    return max(stops, default=0.0)
+
+
 def _report(context: Context, name: str, answer: str) -> None:
     detail = context.detail(name)
     if answer == REACHED:
         print(f"ok: {one_line(name, detail)}", flush=True)
     elif answer == UNDECIDED:
         print(f"timeout: {one_line(name, detail)}, after {context.wait_s():g}s", flush=True)
-        print_hint(f"ljsv status {name}; wait longer with -w SECONDS")
+        print_hint(f"ljsv status {name}  # -w SECONDS waits longer")
     else:
         print(f"fail: {one_line(name, detail)}", flush=True)
         from ljsv.cli.why_verb import print_failure
@@ -186,6 +206,8 @@ def start(context: Context, byte: str) -> int:
         return faults[0].exit_code
     fresh = [name for name in names if not context.detail(name)]
     asked, names = _supervise(context, asked, names, faults)
+    if faults and not asked:
+        return faults[0].exit_code
     # What is new and starts by itself is not started twice: a job may be done by now. What was there before may still show what it was.
     begun = [name for name in fresh if byte == "u" and context.detail(name).get("want") == "up"]
     also = _also(context, asked, names)
@@ -247,12 +269,12 @@ def with_needs(context: Context, names: list[str]) -> list[str]:
     def add(name: str, way: tuple[str, ...]) -> None:
         if name in way:
             circle = " -> ".join((*way[way.index(name):], name))
-            hint = f"take one out: {context.places.svdir}/{way[-1]}/policy"
+            hint = f"grep needs {quote(context.places.svdir)}/*/policy  # take one of these out"
             raise Fault("needs go in a circle", circle, "none of them could ever start", service=name, hint=hint, exit_code=EXIT_NOT_REACHED)
         if name in order:
             return
         if way and name not in context.all_names():
-            hint = f"ljsv new {name}, or correct {context.places.svdir}/{way[-1]}/policy"
+            hint = f"ljsv new {name}  # or correct {context.places.svdir}/{way[-1]}/policy"
             raise Fault("needs what is not there", name, "no such service", service=way[-1], hint=hint, exit_code=EXIT_NOT_REACHED)
         for need in read_needs(f"{context.places.svdir}/{name}"):
             add(need, (*way, name))
@@ -269,6 +291,8 @@ def restart(context: Context) -> int:
     if faults and not asked:
         return faults[0].exit_code
     asked, names = _supervise(context, asked, names, faults)
+    if faults and not asked:
+        return faults[0].exit_code
     also = _also(context, asked, names)
     send = dict.fromkeys(also, "u")
     for name in asked:
@@ -373,7 +397,7 @@ def _exit_scanner(context: Context) -> int:
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(context.wait_s() * 1000):
             print(f"timeout: services are still stopping after {context.wait_s():g}s", flush=True)
-            print_hint("ljsv status; wait longer with -w SECONDS")
+            print_hint("ljsv status  # -w SECONDS waits longer")
             return EXIT_NOT_REACHED
     print(f"ok: all services of {context.shown} and their scanner have ended")
     return EXIT_OK

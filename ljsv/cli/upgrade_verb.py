@@ -37,7 +37,7 @@ def run(_verb: str, options: Options) -> int:
         return EXIT_OK
     for name in left():
         print(f"timeout: {name}: its supervisor has not been replaced after {context.wait_s():g}s", file=sys.stderr)
-    print_hint("ljsv events -n 20; wait longer with -w SECONDS")
+    print_hint("ljsv events -n 20  # -w SECONDS waits longer")
     return EXIT_NOT_REACHED
 
 

@@ -85,7 +85,7 @@ class Waiting:
             if self.wanted == "down" and is_over:
                 return REACHED
             return UNDECIDED if self.context.has_scanner() else self._find_nobody(name)
-        if state in REACHED_IN[self.wanted]:
+        if state in REACHED_IN[self.wanted] and not (self.wanted == "down" and "waiting" in detail):
             return UNDECIDED if self.wanted == "ready" and settles_in(detail) > 0 else REACHED
         if self.wanted == "down":
             return UNDECIDED
@@ -115,7 +115,7 @@ class Waiting:
         after = f", after {self.context.wait_s():g}s" if answer == UNDECIDED else ""
         print(f"{answer}: {one_line(name, detail)}{after}", flush=True)
         if answer == UNDECIDED:
-            print_hint(f"ljsv status {name}; wait longer with -w SECONDS")
+            print_hint(f"ljsv status {name}  # -w SECONDS waits longer")
         elif answer == MISSED:
             print_hint(detail.get("hint") or f"ljsv why {name}")
 

@@ -110,7 +110,7 @@ def _print(name: str, detail: dict[str, str], deaths: list[dict[str, Any]], coun
     for number, death in enumerate(deaths[:count]):
         _print_death(name, detail, death, is_last=number == 0)
     if len(deaths) > count:
-        print(f"  {len(deaths) - count} more before: ljsv why {name} -n {len(deaths)}")
+        print(pasteable(f"  {len(deaths) - count} more before: ljsv why {name} -n {len(deaths)}"))
     if detail.get("state") == "failed" and "fault" in detail and detail["fault"] not in {death["fault"] for death in deaths[:count]}:
         print(f"  now: {detail['fault']}")
         if "hint" in detail:
@@ -192,11 +192,11 @@ def _describe_next(name: str, detail: dict[str, str]) -> str:
         when = next_try(detail).removeprefix("next try in ") or "a moment"
         return f"it is started again in {when}" + (f", after {failures} short runs in a row" if failures > 1 else "")
     if state == "failed":
-        return f"it is not started again until a file changes, or: ljsv up {name}"
+        return pasteable(f"it is not started again until a file changes, or: ljsv up {name}")
     if state == "down":
         if "waiting" in detail:
             return f"it starts when it has what it needs: {detail['waiting']}"
-        return f"it stays down; ljsv up {name} starts it"
+        return pasteable(f"it stays down; ljsv up {name} starts it")
     if state in {"starting", "up", "ready"} and "pid" in detail:
         return f"it runs again (pid {detail['pid']})"
     return "it is just ending" if state in {"stopping", "finishing"} else ""

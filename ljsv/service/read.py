@@ -66,6 +66,14 @@ class Service:
     notes: tuple[str, ...] = ()
 
 
+def check_directory(directory: str, *, is_shifted: bool) -> None:
+    """Fault where a jail of root's, whose ids are shifted, may not enter its service directory: there they are others."""
+    entry = os.stat(directory)
+    if is_shifted and entry.st_uid == 0 and entry.st_mode & 0o005 != 0o005:
+        cause = f"the jail's ids may not enter and read it (mode {entry.st_mode & 0o7777:04o})"
+        raise Fault("cannot start", directory, cause, hint=f"chmod a+rx {quote(directory)}")
+
+
 def read_service(directory: str, dir_fd: int, *, uid: int, default_base: str = "", state: str = "") -> Service:
     """The service of `dir_fd`; `directory` is its path for messages and for what is bound. Fault if it is unfit.
 
@@ -347,7 +355,7 @@ def _read_env(directory: str, dir_fd: int) -> tuple[tuple[str, str | None], ...]
             raise Fault("cannot read", path, f"more than {ENV_FILES_MAX} files", hint=f"ls {quote(path)} | wc -l")
         for name in names:
             if "=" in name:
-                raise Fault("not a variable's name", f"{path}/{name}", "it has = in it", hint=f"rename {quote(f'{path}/{name}')}")
+                raise Fault("not a variable's name", f"{path}/{name}", "it has = in it", hint=f"rm {quote(f'{path}/{name}')}  # and write one without")
             data = _read_file(f"{path}/{name}", fd, name, ENV_VALUE_MAX)
             first = data.split(b"\n", 1)[0].rstrip(b" \t").replace(b"\0", b"\n")
             pairs.append((name, os.fsdecode(first) if data else None))

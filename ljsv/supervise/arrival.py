@@ -15,6 +15,7 @@ from ljsv.service.read import names_program
 from ljsv.supervise.settle import DIRECTORIES_MAX, Settling
 from ljsv.supervise.watch import SERVICE_MASK, SETTLE_MASK, Watch
 
+BELOW = ("log", "env")  # directories in it that are watched as well
 LARGE = 65536
 NOT_WATCHED = "changes are not noticed: inotify: {} (sysctl fs.inotify.max_user_watches)"
 FILLING = "being filled: it starts when nothing has changed for a moment"
@@ -37,24 +38,33 @@ class DirectoryWatches(Generic[T]):
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._owners: dict[int, T] = {}
+        self._variables: set[int] = set()  # of them, those of env/
 
     def owner(self, watch: int) -> T | None:
         return self._owners.get(watch)
 
     def add(self, one: T, *, is_settling: bool = False) -> str:
-        """Its top level, and `log/` once it is complete; why that could not be done, or ""."""
+        """Its top level, `log/` and `env/` once it is complete; why that could not be done, or ""."""
         try:
             self._own(one, self._watch.add_fd(one.dir_fd, SETTLE_MASK if is_settling else SERVICE_MASK))
         except OSError as error:
             return NOT_WATCHED.format(error.strerror)
         if not is_settling:
-            self.add_log(one)
+            for name in BELOW:
+                self.add_below(one, name)
         return ""
 
-    def add_log(self, one: T) -> None:
-        """`log/` may come later, and be filled then."""
+    def add_below(self, one: T, name: str) -> None:
+        """`log/` and `env/` may come later, and be filled then."""
+        others = set(one.watches)
         with suppress(OSError):
-            self._add_below(one, "log", SERVICE_MASK)
+            self._add_below(one, name, SERVICE_MASK)
+        if name == "env":
+            self._variables |= one.watches - others
+
+    def is_of_variables(self, watch: int) -> bool:
+        """Whether it is of an env/: every file there means something."""
+        return watch in self._variables
 
     def add_rootfs(self, one: T) -> bool:
         """Every directory below `rootfs`, while it is filled; False when there are too many: then none is watched."""
@@ -91,12 +101,14 @@ class DirectoryWatches(Generic[T]):
         """The kernel has taken that watch away."""
         one.watches.discard(watch)
         self._owners.pop(watch, None)
+        self._variables.discard(watch)
 
     def remove(self, one: T) -> None:
         """All of them."""
         for watch in one.watches:
             self._watch.remove(watch)
             self._owners.pop(watch, None)
+        self._variables -= one.watches
         one.watches.clear()
 
 

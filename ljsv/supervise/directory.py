@@ -132,10 +132,17 @@ class SuperviseDirectory:
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)  # one that is there keeps its mode: perhaps others may ask
             self._make_all()
+        except Fault as fault:
+            fault.object, fault.hint = self._show(fault.object), self._show(fault.hint)
+            raise
         except OSError as error:
-            shown = self.path.replace(self._plain, f"{self._service_path}/supervise")
+            shown = self._show(self.path)
             hint = f"df {quote(shown)}" if error.errno == errno.ENOSPC else f"ls -ld {quote(self._service_path)} {quote(shown)}"
             raise Fault.from_os("cannot make the supervise directory", error, shown, hint=hint) from None
+
+    def _show(self, text: str) -> str:
+        """A path as others find it, not through our descriptor."""
+        return text.replace(self._plain, f"{self._service_path}/supervise")
 
     def _make_all(self) -> None:
         entry = os.stat(self.path)

@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 
 FILES = ("run", "rootfs", "rootfs.toml", "limits", "policy", "finish")
-ENV_MAX = 1024
+ENV_MAX = ENTRIES_MAX = 1024
 Fingerprint = tuple[tuple[str, int, int, int, int], ...]
 
 
@@ -33,6 +33,20 @@ def take_fingerprint(dir_fd: int) -> Fingerprint:
             continue
         found.append((f"env/{name}", entry.st_ino, entry.st_ctime_ns, entry.st_size, entry.st_mode))
     return tuple(found)
+
+
+def list_entries(dir_fd: int) -> Fingerprint:
+    """The same of everything at its top but `supervise`: whatever was changed since, as the scanner's watch sees it."""
+    found = []
+    names: list[str] = []
+    with suppress(OSError):  # it is just being deleted
+        names = sorted(os.listdir(dir_fd))[:ENTRIES_MAX]
+    for name in names:
+        with suppress(OSError):
+            entry = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+            if name != "supervise":
+                found.append((name, entry.st_ino, entry.st_ctime_ns, entry.st_size, entry.st_mode))
+    return (*found, *(entry for entry in take_fingerprint(dir_fd) if entry[0].startswith("env/")))
 
 
 def _env_names(dir_fd: int) -> list[str]:

@@ -58,7 +58,7 @@ class LogService(Supervisor):
         self.directory.make()
         self._open_log()
         self._begin_supervising()
-        if self.machine.is_exiting:  # a supervisor that was killed had told it to
+        if self.machine.is_exiting and not self.is_done:  # a supervisor that was killed had told it to
             self.feed(Event("u"))
 
     def describe_fault(self) -> str:

@@ -150,7 +150,8 @@ class Readiness:
             elif name == "WATCHDOG" and value == "1":
                 self._feed_watchdog()
             elif name == "WATCHDOG" and value == "trigger":
-                self._bite()
+                self._events.send("watchdog: triggered by the service itself", "error")
+                self._feed("silent", "it had triggered its watchdog itself")
             if name != "WATCHDOG":
                 self._on_change()
         if self._fd >= 0:

@@ -34,7 +34,7 @@ from ljsv.linux.libc import MACHINE
 from ljsv.paths import SCANNER_DIR, SERVICE_FILES, Places, is_service_name
 from ljsv.service import toml
 from ljsv.service.settings import Settings, read_settings
-from ljsv.supervise.arrival import TOO_LARGE, DirectoryWatches, look_at
+from ljsv.supervise.arrival import BELOW, TOO_LARGE, DirectoryWatches, look_at
 from ljsv.supervise.attendants import Journal, Nursery
 from ljsv.supervise.command import ESSENTIAL_FAILED
 from ljsv.supervise.directory import format_identity, open_fifo, tell_subscribers
@@ -42,7 +42,7 @@ from ljsv.supervise.events import Events
 from ljsv.supervise.loop import Loop, now
 from ljsv.supervise.notify import notify, say_reloading
 from ljsv.supervise.settle import BELOW_QUIET_S, Settling
-from ljsv.supervise.supervisors import STOP_TRIES, Entry, Identity, Supervisors
+from ljsv.supervise.supervisors import STOP_TRIES, TOLD_TO_EXIT, Entry, Identity, Supervisors
 from ljsv.supervise.sweep import sweep
 from ljsv.supervise.watch import RUNTIME_MASK, SCAN_MASK, Change, Watch
 
@@ -51,9 +51,10 @@ SERVICES_MAX = 10_000
 NOFILE, NOFILE_MAX = 65536, 1 << 20  # of the scanner itself; what a service may ask for
 SWEEP_AFTER_S, SWEEPS_MAX = 0.5, 120
 RUNTIME_QUIET_S = 1.0
+HAND_OVER_MAX_S, UPGRADE_AGAIN_S = 10.0, 0.05
 CAUGHT = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 GROUP_ROOT = "LJSV_CGROOT"
-TAKEN_OVER = "LJSV_TAKEN_OVER"  # in the environment of a scanner that replaces itself: the descriptor with the lock
+TAKEN_OVER = "LJSV_TAKEN_OVER"  # in the environment of a scanner that replaces itself: the descriptors with the lock and of its control FIFO
 COMMAND_MAX = 4096
 
 
@@ -80,8 +81,9 @@ class Scanner:
         self._problems = ""
         self.settings = Settings()
         self.sweeps_left = 0
-        self.scan_fd = int(os.environ.pop(TAKEN_OVER, "-1"))
-        self.is_taken_over = self.scan_fd >= 0
+        taken = [int(word) for word in os.environ.pop(TAKEN_OVER, "").split()]
+        self.is_taken_over = bool(taken)
+        self.scan_fd, self.taken_control_fd = [*taken, -1, -1][:2]
 
     # ---- life of the scanner
 
@@ -121,6 +123,7 @@ class Scanner:
             self.places, self.loop, self.events, self.groups, self.nursery.orders_fd, self.nofile, self.settings.log_cap, self._supervisor_ended,
         )
         self.supervisors.is_replacing = self.is_taken_over or self.groups.is_regained
+        self.supervisors.exited_before = self._read_exited()
         self._reconcile(self._list(), arrived=frozenset())
         self.supervisors.is_replacing = False
         self._sweep_soon()
@@ -134,6 +137,8 @@ class Scanner:
         with suppress(OSError):
             os.unlink(f"{self.places.scanner}/pid")
         if self.supervisors.is_stopping:
+            with suppress(OSError):
+                os.unlink(f"{self.places.scanner}/problems")  # the next one begins with all of them
             dissolve(self.groups)
         return self.exit_code if self.exit_code is not None else EXIT_SYSTEM
 
@@ -178,6 +183,9 @@ class Scanner:
                 os.close(self.control_fd)
             self.control_fd = control_fd
             self.loop.watch(self.control_fd, self._read_control)
+            if self.taken_control_fd >= 0:
+                os.close(self.taken_control_fd)
+            self.taken_control_fd = -1
             events_fd = open_fifo(f"{folder}/events", os.O_RDWR | os.O_NONBLOCK, shrink=False)
             if self.events_fd >= 0:
                 os.dup2(events_fd, self.events_fd, inheritable=False)
@@ -448,6 +456,7 @@ class Scanner:
         self._watch_entry(entry)
         is_link = os.path.islink(f"{self.places.svdir}/{name}")
         has_lived = os.path.exists(f"{self.supervisors.folder_of(entry)}/jail")
+        has_lived |= name in self.supervisors.exited_before
         if is_whole or is_link or not 0 <= age < BELOW_QUIET_S or has_lived or self.supervisors.find(entry):
             self.supervisors.spawn(entry)
             return
@@ -467,9 +476,9 @@ class Scanner:
             self.watches.ended(entry, change.watch)
             return False
         if not entry.settling:
-            if change.name == "log":
-                self.watches.add_log(entry)
-            return change.name in SERVICE_FILES or not change.name  # without a name: the directory itself
+            if change.name in BELOW:
+                self.watches.add_below(entry, change.name)
+            return change.name in SERVICE_FILES or not change.name or self.watches.is_of_variables(change.watch)  # without a name: the directory itself
         moment = now()
         if change.watch == min(entry.watches, default=-1):  # the top level's watch is the entry's first
             entry.settling.top_change = moment
@@ -504,7 +513,13 @@ class Scanner:
     # ---- clients, and our own folder
 
     def _upgrade(self) -> None:
-        """Become a scanner of the code that is installed now, in this process; the supervisors follow one by one."""
+        """Become a scanner of the code that is installed now, in this process; the supervisors follow one by one.
+
+        Not before those of an upgrade that goes on have followed, whose FIFOs we hold meanwhile.
+        """
+        if any(entry.held_fds and now() < entry.spawned_at + HAND_OVER_MAX_S for entry in self.entries.values()):
+            self.loop.set_timer("upgrade", now() + UPGRADE_AGAIN_S, self._upgrade)
+            return
         self.events.send("upgrade: the scanner replaces itself")
         if self.is_foreground:
             say_reloading()
@@ -512,11 +527,13 @@ class Scanner:
         signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.nofile)
         os.set_inheritable(self.scan_fd, True)
-        os.environ[TAKEN_OVER] = str(self.scan_fd)
+        os.set_inheritable(self.control_fd, True)  # what is in it is read afterwards, and nobody finds it without a reader
+        os.environ[TAKEN_OVER] = f"{self.scan_fd} {self.control_fd}"
         try:
             os.execv(sys.executable, sys.orig_argv)
         except OSError as error:
             os.set_inheritable(self.scan_fd, False)
+            os.set_inheritable(self.control_fd, False)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)
             self.events.send("cannot upgrade", "error", path=sys.executable, cause=error.strerror)
             if self.is_foreground:
@@ -544,6 +561,7 @@ class Scanner:
 
     def _wanted(self, name: str) -> None:
         """A client wants this service supervised now."""
+        self.supervisors.exited_before.discard(name)
         entry = self.by_name.get(name)
         if entry is None:
             self._reconcile([name], arrived=frozenset({name}))
@@ -583,6 +601,12 @@ class Scanner:
                 status.write_by_rename(self.places.scanner, "problems", text.encode())
                 self._problems = text
                 tell_subscribers(f"{self.places.scanner}/event", b"p")
+
+    def _read_exited(self) -> set[str]:
+        """The names that the scanner before us has left alone, since their supervisors were told to exit."""
+        with suppress(OSError), open(f"{self.places.scanner}/problems", errors="replace") as file:
+            return {name for name, _, problem in (line.rstrip("\n").partition(" ") for line in file) if problem == TOLD_TO_EXIT}
+        return set()
 
 
 def _raise_nofile(hard: int) -> None:

@@ -30,6 +30,7 @@ from ljsv.supervise.announce import Announcer
 from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
 from ljsv.supervise.directory import SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
 from ljsv.supervise.events import Events
+from ljsv.supervise.fingerprint import list_entries
 from ljsv.supervise.jail import ServiceJail
 from ljsv.supervise.limits import JailGroup
 from ljsv.supervise.logfile import LogFile
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 BEFORE_RUN = "control/u"
 DEPLOY = "g"  # in the control FIFO: a deployment is asked for in the state directory
 RETRY_S = 1.0
+LOST_LOG_TIMEOUT_S = 10.0
 FINISH_PATIENCE_S = 10.0  # for what passes: the jail that a killed supervisor has begun, a descriptor too many
 CONTROL_TIMEOUT_S = 10.0
 EXIT_HANDED_OVER = 3
@@ -115,6 +117,10 @@ class Supervisor:
         self.announcer = Announcer(self.directory.path)
         self.fault: Fault | None = None
         self.failed_stage = self.reason = self.why = ""
+        self._sent: frozenset[int] = frozenset()  # signals, to this run, by commands
+        self._seen = list_entries(dir_fd)
+        self._late = ""  # commands that came when this supervisor was about to exit
+        self._lost_log_fd = -1
         self._death: dict[str, Any] | None = None  # remembered, and not written yet
         self.is_unsure = False  # adopted between record and go: perhaps it was never started
         self.is_done = self.is_exiting_with_log = False
@@ -147,7 +153,10 @@ class Supervisor:
         """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit."""
         self.directory.make()
         self._load()  # where the log goes, before what is in it goes there
+        self._lost_log_fd = self._open_lost_log_service()
         self._open_log()
+        if self._lost_log_fd >= 0:
+            self._end_lost_log_service()
         self._look_for_log_service()
         self.loop.on_signal(signal.SIGTERM, lambda: self.feed(Event("x")))
         self.loop.on_signal(signal.SIGHUP, self._files_changing)
@@ -213,8 +222,8 @@ class Supervisor:
 
     def _look_for_log_service(self) -> None:
         """`log/` has come, or has gone: the log service starts first, and takes the log out of the FIFO instead of this process."""
-        if self._make_log_service is None:
-            return  # it is one
+        if self._make_log_service is None or self._lost_log_fd >= 0:
+            return  # it is one, or the one before has to end first
         is_there = self.source.has("log/run")
         if is_there and self.log_service is None:
             self.logs.give_away()
@@ -228,10 +237,42 @@ class Supervisor:
         elif not is_there and self.log_service and not self.log_service.is_ending:
             self.log_service.feed(Event("x"))
 
+    def _open_lost_log_service(self) -> int:
+        """The pidfd of a log service whose `log/` has gone while nobody supervised; -1 for none."""
+        jail = None if self.source.has("log/run") else record.read_jail_record(f"{self.directory.path}/log")
+        if jail is None or jail.boot_id != self.boot_id:
+            return -1
+        pidfd, service_fd = record.open_jail(jail)
+        if service_fd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(service_fd, signal.SIGTERM)
+                signal.pidfd_send_signal(service_fd, signal.SIGCONT)
+            os.close(service_fd)
+        return pidfd
+
+    def _end_lost_log_service(self) -> None:
+        """It has been told to; until it has, what is in the FIFO is its own."""
+        self.events.send("the log service has no directory any more: ending it", "warning")
+        self.logs.give_away()
+        self.loop.watch(self._lost_log_fd, self._lost_log_service_ended)
+        self.set_timer("lost log service", now() + LOST_LOG_TIMEOUT_S, lambda: signal.pidfd_send_signal(self._lost_log_fd, signal.SIGKILL))
+
+    def _lost_log_service_ended(self) -> None:
+        self.set_timer("lost log service", None, lambda: None)
+        self.loop.forget(self._lost_log_fd)
+        os.close(self._lost_log_fd)
+        self._lost_log_fd = -1
+        self.logs.take_back()
+        self.logs.pump()
+        self._look_for_log_service()
+
     def log_service_ended(self) -> None:
         """It was told to exit, and has: the log is ours again, or this service's end goes on."""
         self.log_service = None
-        if self.is_exiting_with_log:
+        if self.is_exiting_with_log and self._late:
+            self.pending, self.machine = self._late, replace(self.machine, is_exiting=False)
+            self._hand_over()
+        elif self.is_exiting_with_log:
             self.is_done = True
             self.loop.stop()
         else:
@@ -300,7 +341,7 @@ class Supervisor:
             if table.START not in actions:
                 self._write_death()
         if self.machine.state != before.state:
-            self._tell_journal(before)
+            self._tell_journal(before, is_death=event.kind in DEATHS)
             self._changed_state(before)
         if self.machine.state == status.STOPPING and before.state in table.RUNNING:
             self._try_announce()  # before it is told: killed in between, the next supervisor tells it again
@@ -313,7 +354,8 @@ class Supervisor:
 
     def _deadline(self) -> None:
         if self.machine.state == status.STOPPING:
-            self.reason = self.reason or f"not ended {self.source.rules.stop_timeout:g}s after it was told to"
+            what = "it was told to" if self.machine.is_commanded else "it had said that it was stopping"
+            self.reason = self.reason or f"not ended {self.source.rules.stop_timeout:g}s after {what}"
             self.events.send("stop timeout: killing the jail", "warning", timeout_s=self.source.rules.stop_timeout)
         if self.machine.state == status.UP:
             said = self.readiness.describe()
@@ -344,6 +386,7 @@ class Supervisor:
                 self.jail.signal_service(action.number)
                 self._say_term_sent(action, is_sent=True)
 
+        self._sent |= {action.number}
         if action.script and self._has_control(action.script):
             self._say_term_sent(action, is_sent=False)
             self._run_control(action.script, send)
@@ -397,6 +440,9 @@ class Supervisor:
             tell_scanner(self.places.scanner, f"essential {self.name}\n")
 
     def _remember_death(self, before: Machine) -> None:
+        end = self.machine.end
+        if end and end.code < 0 and end.status & 0x7F in self._sent and not before.is_commanded:
+            self.reason = self.reason or "a command had sent it that signal"
         self.why = describe_death(self.machine, self.reason)
         self._death = death_of(before, self.machine, self.fault, self.failed_stage, self.reason)
 
@@ -410,10 +456,10 @@ class Supervisor:
         except OSError as error:
             self.events.send("cannot write the record of a death", "error", path=self.directory.path, cause=error.strerror)
 
-    def _tell_journal(self, before: Machine) -> None:
+    def _tell_journal(self, before: Machine, *, is_death: bool) -> None:
         machine = self.machine
         fields = {"was": before.state}
-        if machine.end and machine.end is not before.end:
+        if machine.end and is_death:
             fields["end"] = machine.end.describe()
             fields["run_time_s"] = f"{machine.run_time:.3f}"
         if machine.state == status.BACKOFF and machine.deadline is not None:
@@ -453,7 +499,12 @@ class Supervisor:
                 self._change_limits()
             elif str(fault) != before:
                 self.events.send("bad edit", "warning", fault=str(fault), hint=fault.hint)
-        else:
+            return
+        if self.source.edit_fault:
+            self.source.load_quietly()
+            self.is_dirty = True
+        seen, self._seen = self._seen, list_entries(self.dir_fd)
+        if seen != self._seen:  # a new scanner makes us look as well
             self.feed(Event("files changed"))
 
     def _keep_good(self) -> None:
@@ -503,7 +554,7 @@ class Supervisor:
 
     def _start(self, *, is_automatic: bool) -> None:
         """Begin to build the jail of ./run. A fault ends in `failed`, unless good values are at hand."""
-        self.fault, self.failed_stage, self.reason = None, "", ""
+        self.fault, self.failed_stage, self.reason, self._sent = None, "", "", frozenset()
         try:
             service = self.source.load_to_start(is_automatic=is_automatic)
             self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
@@ -677,7 +728,7 @@ class Supervisor:
             self.feed(Event("x"))
 
     def _hand_over(self) -> None:
-        """From the scanner: another supervisor, with the installed code, takes this service over. As if killed, but between two turns."""
+        """Another supervisor, with the code that the scanner has, takes this service over. As if killed, but between two turns."""
         self._try_announce()
         os._exit(EXIT_HANDED_OVER)
 
@@ -698,7 +749,9 @@ class Supervisor:
                 self._open_deployer().ask()
             elif self.deployer and self.deployer.command(byte):
                 continue
-            elif self._is_command(byte) and not (self.is_done or self.is_exiting_with_log):
+            elif self.is_exiting_with_log:
+                self._late += byte if byte in "udo" else ""  # for another supervisor, once the log service has ended
+            elif self._is_command(byte) and not self.is_done:
                 self.feed(Event(byte))
 
     def _is_command(self, byte: str) -> bool:
@@ -711,7 +764,7 @@ class Supervisor:
         """A log on the FIFO of the supervise directory; an older one goes on until its jail has ended."""
         if self.source.service:
             self._set_up_log(self.source.service)
-        self.logs.open(self.directory.path, is_read_by_us=not self.source.has("log/run"))
+        self.logs.open(self.directory.path, is_read_by_us=not self.source.has("log/run") and self._lost_log_fd < 0)
 
     def _announce(self) -> None:
         """At the end of every turn: say what has changed."""

@@ -19,7 +19,7 @@ from ljsv.errors import quote
 from ljsv.linux import files, process
 from ljsv.paths import trust_fault
 from ljsv.supervise.attendants import forget_signals
-from ljsv.supervise.directory import tell_subscribers
+from ljsv.supervise.directory import format_identity, tell_subscribers
 from ljsv.supervise.loop import now
 from ljsv.supervise.orphans import find_jails, mark_of
 from ljsv.supervise.process import supervise
@@ -38,6 +38,7 @@ RESPAWN_FIRST_S = 1.0
 RESPAWN_MAX_S = 60.0
 LIVED_LONG_S = 10.0
 STOP_TRIES = 5
+TOLD_TO_EXIT = "its supervisor was told to exit"
 HELD_BACK = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 Identity = tuple[int, int, int]
 
@@ -87,6 +88,7 @@ class Supervisors:
         self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
         self.is_replacing = False
         self.is_stopping = False
+        self.exited_before: set[str] = set()  # told to exit, and left alone by the scanner before
 
     # ---- finding
 
@@ -142,6 +144,11 @@ class Supervisors:
                 self._events.send("the service directory is locked by what is no supervisor: not waiting for it", "warning", name=entry.name)
             else:
                 entry.pid, entry.is_child = living[0], False
+        if living is None and entry.name in self.exited_before:
+            self.exited_before.discard(entry.name)
+            if self._is_exited(entry):
+                entry.is_exited, entry.problem = True, TOLD_TO_EXIT
+                return
         if living is None and not self._fork(entry):
             return
         entry.problem = ""
@@ -152,6 +159,13 @@ class Supervisors:
             self._replace(entry)
         elif living is not None:
             self.tell(entry, signal.SIGHUP)
+
+    def _is_exited(self, entry: Entry) -> bool:
+        """Whether the last supervisor of this very directory has ended as it was told."""
+        with suppress(OSError):
+            detail = status.read_detail(self.folder_of(entry))
+            return detail.get("supervisor") == "-" and detail.get("identity") == format_identity(entry.identity)
+        return False
 
     def _replace(self, entry: Entry) -> None:
         """Another supervisor takes the service over; whoever looks at its FIFOs meanwhile finds them held."""
@@ -249,7 +263,7 @@ class Supervisors:
         """Another in its place, where it was not told to end."""
         if is_told and not entry.problem:
             entry.is_exited = True
-            entry.problem = "its supervisor was told to exit"
+            entry.problem = TOLD_TO_EXIT
             return
         if not entry.problem:
             self._events.send("supervisor gone: starting another", "warning", name=entry.name)

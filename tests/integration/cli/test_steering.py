@@ -8,6 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Tree, is_alive, scan_hash, wait_for
 from tests.integration.chaos.marked import scanner_folder
 
@@ -99,3 +101,35 @@ def test_ready_is_what_stays(scanning: Tree) -> None:
     assert "SIGTERM (not ready within 1s" in scanning.ljsv("up", "silent", "-w", "5", code=1).stdout
     scanning.add("web")
     assert "ok: web: ready" in scanning.ljsv("wait", "web", "ready").stdout
+
+
+def test_restart_of_what_could_not_start_again(scanning: Tree) -> None:
+    """A service directory that root's jails may not enter any more: what runs is left alone."""
+    if scanning.uid:
+        pytest.skip("unprivileged, the jail's id is the owner's: needs root")
+    path = scanning.add("a")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    path.chmod(0o700)
+    done = scanning.ljsv("restart", "a", code=1)
+    assert "the jail's ids may not enter and read it (mode 0700)" in done.stderr and f"chmod a+rx {path}" in done.stderr
+    assert scanning.pid("a") == pid
+
+
+def test_something_else_in_the_place_of_a_fifo(scanning: Tree) -> None:
+    """Who cannot be supervised is told with what mends it, as a path that others find; and nothing is said of other services."""
+    scanning.add("good")
+    path = scanning.write("bad", supervise__control="")
+    path.rename(scanning.sv / "bad")
+    wait_for(lambda: "not a FIFO" in scanning.ljsv("status", "bad", code=None).stdout, "the scanner to find it")
+    done = scanning.ljsv("up", "bad", code=102)
+    assert f"hint: rm {scanning.sv}/bad/supervise/control\n" in done.stderr and "/proc/self/fd" not in done.stderr
+    assert "no services" not in done.stderr
+    (scanning.sv / "bad/supervise/control").unlink()
+    scanning.ljsv("up", "bad")
+
+
+def test_hints_are_about_the_tree_that_was_named(tree: Tree) -> None:
+    """Pasted elsewhere they would be about another."""
+    for words, verb in ((("shutdown",), "exit --all"), (("show", "a"), "status a --json"), (("is-enabled", "a"), "status a -o normally")):
+        done = tree.run("ljsv", "--svdir", str(tree.sv), *words)
+        assert f"hint: ljsv --svdir {tree.sv} {verb}" in done.stderr

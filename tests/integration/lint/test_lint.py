@@ -318,6 +318,12 @@ def test_a_log_service(tree: Tree) -> None:
     (path / "log/run").write_text("#!/usr/bin/python3\n")
     (path / "log/rootfs").write_text(f'base = "{root}"\n')
     assert any("the jail has no /usr/bin/python3" in text for text in lint(tree, "bad", code=1)["fault"])
+    (path / "log/rootfs").unlink()
+    (path / "log/run").write_text("#!/bin/sh\n")
+    for name in ("policy", "limits"):
+        (path / f"log/{name}").write_text("x = 1\n")
+        assert any(f"log/{name}" in text for text in lint(tree, "bad", code=1)["fault"])
+        (path / f"log/{name}").unlink()
     (path / "log/run").unlink()
     assert any("there is no run in it" in text for text in lint(tree, "bad", code=0)["warning"])
 
@@ -360,6 +366,24 @@ def test_modes_that_the_ids_of_the_jail_cannot_use(tree: Tree) -> None:
     (path / "run").chmod(0o700)
     (fault,) = lint(tree, "web", code=1)["fault"]
     assert "the jail's ids may not read and execute it (mode 0700)" in fault
+    (path / "run").chmod(0o755)
+    path.chmod(0o700)
+    (fault,) = lint(tree, "web", code=1)["fault"]
+    assert f"{path}: the jail's ids may not enter and read it (mode 0700)" in fault
+
+
+def test_a_watchdog_that_hears_nothing(tree: Tree) -> None:
+    """Without by = "notify" there is nobody to feed it: it does nothing, which is said."""
+    tree.add("web", policy='[ready]\nby = "fd"\nwatchdog = "5s"\n')
+    assert any("ready.watchdog has no effect" in text for text in lint(tree, "web", code=0)["warning"])
+
+
+def test_the_scan_directory_by_its_name(tree: Tree) -> None:
+    """`ljsv lint sv` in a checkout is no service of that name; one that has it counts first."""
+    tree.add("web")
+    assert "ok    web" in tree.run("ljsv", "lint", "sv", cwd=tree.root).stdout
+    tree.add("sv", policy="x = 1\n")
+    assert "FAIL  sv" in tree.run("ljsv", "lint", "sv", cwd=tree.root).stdout
 
 
 def test_root_says_what_it_would_refuse(tree: Tree) -> None:

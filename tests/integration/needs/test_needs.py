@@ -57,6 +57,36 @@ def test_stopped_in_reverse_order(scanning: Tree) -> None:
     assert ends == ["web", "db"]
 
 
+STUBBORN = "trap '' TERM\necho trapped\nwhile :; do sleep 0.05; done"
+
+
+def test_one_that_stops_slowly(scanning: Tree) -> None:
+    """Whoever waits for it is told when its turn comes, though that is later than the usual wait; with -w at the end of it, which is said."""
+    scanning.add("db")
+    scanning.add("app", STUBBORN, policy='needs = ["db"]\n[stop]\ntimeout = "8s"\n')
+    scanning.wait_state("app", "ready")
+    wait_for(lambda: "trapped" in scanning.log("app"), "its trap")
+    done = scanning.ljsv("down", "--all", "-w", "1", code=1)
+    assert "note: db was told as well, before its turn" in done.stderr, done
+    scanning.wait_state("db", "down")
+    scanning.wait_state("app", "down")
+    scanning.ljsv("up", "app")
+    wait_for(lambda: scanning.log("app").count("trapped") == 2, "its trap")
+    done = scanning.ljsv("down", "--all")
+    assert [line.split(":")[1].strip() for line in done.stdout.splitlines()] == ["app", "db"], done
+    assert scanning.state("db") == "down"
+
+
+def test_waiting_is_not_down(scanning: Tree) -> None:
+    """`wait NAME down`: not while it starts as soon as it has what it needs."""
+    scanning.add("app", policy='needs = ["db"]\n')
+    scanning.wait_state("app", "down")
+    wait_for(lambda: "waiting" in scanning.detail("app"), "it to wait")
+    assert "timeout: app: down" in scanning.ljsv("wait", "app", "down", "-w", "0.3", code=1).stdout
+    scanning.ljsv("down", "app")
+    scanning.ljsv("wait", "app", "down")
+
+
 def test_a_need_that_ends_stops_nobody(scanning: Tree) -> None:
     """db crashes, and is taken down: web goes on, and is named."""
     scanning.add("db")
@@ -132,7 +162,7 @@ def test_circle(scanning: Tree) -> None:
     scanning.add("c", policy='needs = ["a"]\n', down="")
     result = scanning.ljsv("up", "a", code=1)
     assert "a -> b -> c -> a" in result.stderr
-    assert "hint: take one out" in result.stderr
+    assert "hint: grep needs" in result.stderr
     for name in ("a", "b", "c"):
         wait_for(lambda name=name: scanning.state(name) == "down", "its supervisor")
     scanning.run("sv", "up", str(scanning.root / "sv" / "a"))
