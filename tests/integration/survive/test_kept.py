@@ -129,7 +129,10 @@ def numbers(tree: Tree) -> list[int]:
 
 
 def test_a_log_service_that_loses_its_directory_while_nobody_looks(scanning: Tree) -> None:
-    """Supervisor killed, `log/` moved away: its svlogd ends before the supervisor reads the log, so each line is there once, whole and in order."""
+    """Supervisor killed, `log/` moved away: its svlogd ends before the supervisor reads the log, so each line is there once and in order.
+
+    But perhaps for one that svlogd had read half of when it was told to end: it leaves the other half.
+    """
     scanning.add("a", COUNTING, log__run=SVLOGD)
     scanning.wait_state("a", "ready")
     wait_for(lambda: len(numbers(scanning)) > 100, "svlogd's lines")
@@ -142,7 +145,8 @@ def test_a_log_service_that_loses_its_directory_while_nobody_looks(scanning: Tre
     last = len(numbers(scanning))
     wait_for(lambda: len(numbers(scanning)) > last + 100, "more lines")
     scanning.ljsv("down", "a")
-    assert numbers(scanning) == list(range(1, len(numbers(scanning)) + 1))
+    found = numbers(scanning)
+    assert found == sorted(set(found)) and found[-1] - len(found) <= 1
 
 
 def log_state(tree: Tree) -> str:
