@@ -23,7 +23,7 @@ from ljsv.images.archive import Times, apply_archive
 from ljsv.images.output import materialise, write_image, write_tar
 from ljsv.images.store import CACHE, Store
 from ljsv.images.tree import Budget, Owners, Tree, scan_directory
-from ljsv.jail import launch
+from ljsv.jail import builder, launch
 from ljsv.jail.facts import find_image, host_facts
 from ljsv.jail.ids import MAPPER_PATH, IdMap, is_root, one_id, subordinate_range, take_ids, write_maps
 from ljsv.jail.overlay import delete
@@ -166,7 +166,7 @@ def run_jail(spec: JailSpec) -> int:
     id_map, slot_fd = take_ids(spec.name, is_range=spec.is_range)
     null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        wiring = launch.Wiring(stdin_fd=null_fd, stdout_fd=2, stderr_fd=2, held_fds=(slot_fd,), dies_with_parent=True)
+        wiring = builder.Wiring(stdin_fd=null_fd, stdout_fd=2, stderr_fd=2, held_fds=(slot_fd,), dies_with_parent=True)
         jail = launch.begin(spec, id_map, wiring)
     finally:
         os.close(null_fd)

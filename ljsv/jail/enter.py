@@ -17,7 +17,7 @@ import os
 import resource
 
 from ljsv.errors import Fault
-from ljsv.jail import failure, launch, pid1, terminal
+from ljsv.jail import builder, failure, pid1, terminal
 from ljsv.jail.facts import host_facts
 from ljsv.jail.filters import read_filter
 from ljsv.jail.foreground import Shown
@@ -38,7 +38,7 @@ AWAITED = (*terminal.AWAITED, signal.SIGCONT)
 FOR_GROUP = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCONT})
 
 
-def start_script(spec: JailSpec, service_pid: int, service_fd: int, wiring: launch.Wiring, *, no_setid: bool) -> tuple[int, int]:
+def start_script(spec: JailSpec, service_pid: int, service_fd: int, wiring: builder.Wiring, *, no_setid: bool) -> tuple[int, int]:
     """Run `spec.argv` in the jail of a service without waiting for it: (pid of its parent on this side, channel).
 
     The parent exits as the program does; killed, it takes the program along.
@@ -73,7 +73,7 @@ class Entered(Shown):
         super().__init__()
         self.spec = spec
         self.failure: tuple[str, ...] = ()
-        wiring = launch.Wiring(stdin_fd=0, stdout_fd=1, stderr_fd=2, terminal_fd=self.their_terminal_fd)
+        wiring = builder.Wiring(stdin_fd=0, stdout_fd=1, stderr_fd=2, terminal_fd=self.their_terminal_fd)
         self.parent, self.channel_fd = start_script(spec, service_pid, service_fd, wiring, no_setid=no_setid)
         if self.their_terminal_fd >= 0:
             os.close(self.their_terminal_fd)
@@ -104,7 +104,7 @@ def _maps_range(pid: int) -> bool:
 
 
 def _parent(
-    spec: JailSpec, steps: list[Step], wiring: launch.Wiring, channel_fd: int, service: tuple[int, int], *, is_range: bool
+    spec: JailSpec, steps: list[Step], wiring: builder.Wiring, channel_fd: int, service: tuple[int, int], *, is_range: bool
 ) -> None:
     """The parent: joins the namespaces, forks the process that is in them, passes signals and its end on. Never returns."""
     service_pid, service_fd = service
@@ -112,7 +112,7 @@ def _parent(
         process.unprotect_from_oom()
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
         process.prctl(process.PR_SET_DUMPABLE, 0)
-        launch.set_nofile(launch.room_for_files(spec, wiring.nofile or resource.getrlimit(resource.RLIMIT_NOFILE)))
+        builder.set_nofile(builder.room_for_files(spec, wiring.nofile or resource.getrlimit(resource.RLIMIT_NOFILE)))
         os.setpgid(0, 0)  # what a terminal sends to the caller's group comes from the caller, once
         signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)  # until there is somebody to pass them on to
         _join_cgroup(service_pid)
@@ -123,7 +123,7 @@ def _parent(
         process.close_all_except()
         _wait(program, has_terminal=wiring.terminal_fd >= 0)
     except OSError as error:
-        launch.report(channel_fd, "enter the jail", error.errno or 0, error.strerror or str(error), str(error.filename or ""))
+        builder.report(channel_fd, "enter the jail", error.errno or 0, error.strerror or str(error), str(error.filename or ""))
     finally:
         os._exit(NOT_ENTERED_STATUS)
 
@@ -166,7 +166,7 @@ def _other_namespaces(pid: int) -> int:
     return flags
 
 
-def _enter(spec: JailSpec, steps: list[Step], wiring: launch.Wiring, channel_fd: int, *, is_range: bool) -> None:
+def _enter(spec: JailSpec, steps: list[Step], wiring: builder.Wiring, channel_fd: int, *, is_range: bool) -> None:
     """In the jail: its ids, its rights, exec. Never returns."""
     stage = "enter the jail"
     build = Build()
@@ -174,7 +174,7 @@ def _enter(spec: JailSpec, steps: list[Step], wiring: launch.Wiring, channel_fd:
     try:
         os.chdir("/")
         os.umask(0o022)
-        launch.become_zero(is_range=is_range)
+        builder.become_zero(is_range=is_range)
         build.root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         build.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         for step in steps:
@@ -183,11 +183,11 @@ def _enter(spec: JailSpec, steps: list[Step], wiring: launch.Wiring, channel_fd:
                 step.execute(build)
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of ids has cleared it
         process.prctl(process.PR_SET_DUMPABLE, 0)
-        launch.become(spec, build, wiring, steps)
+        builder.become(spec, build, wiring, steps)
     except Fault as fault:
-        launch.report(channel_fd, *failure.fault_report(fault))
+        builder.report(channel_fd, *failure.fault_report(fault))
     except OSError as error:
-        launch.report(channel_fd, stage, error.errno or 0, error.strerror or str(error), str(error.filename or ""))
+        builder.report(channel_fd, stage, error.errno or 0, error.strerror or str(error), str(error.filename or ""))
     finally:
         os._exit(NOT_ENTERED_STATUS)
 

@@ -12,7 +12,7 @@ import errno
 import os
 from select import POLLIN, poll
 
-from ljsv.jail import launch, terminal
+from ljsv.jail import builder, launch, terminal
 from ljsv.jail.ids import take_ids
 from ljsv.jail.spec import JailSpec
 from ljsv.linux import descriptors
@@ -179,7 +179,7 @@ class Foreground(Shown):
         super().__init__()
         self.on_started = on_started
         ids, slot_fd = take_ids(spec.name, is_range=spec.is_range)
-        wiring = launch.Wiring(
+        wiring = builder.Wiring(
             stdin_fd=0, stdout_fd=1, stderr_fd=2, held_fds=(slot_fd,), terminal_fd=self.their_terminal_fd,
             cgroup_fd=cgroup_fd, dies_with_parent=True, umask=_umask(),
         )

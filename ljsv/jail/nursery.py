@@ -20,7 +20,8 @@ import gc
 import os
 import sys
 
-from ljsv.jail.launch import run_builder, run_child
+from ljsv.jail import mounts, outside  # noqa: F401 - the steps, besides those of hardening
+from ljsv.jail.builder import run_builder, run_child
 from ljsv.jail.order import FIRST_FD, MADE, NOT_MADE, ORDER_MAX, ORDERS_FD, read_first, read_head, read_plan, read_second
 from ljsv.jail.step import Build
 from ljsv.linux import descriptors, process

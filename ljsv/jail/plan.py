@@ -5,8 +5,8 @@ from __future__ import annotations
 from ljsv.frozen import Frozen
 from ljsv.jail import hardening, mounts, outside
 from ljsv.jail.facts import FUSE, LOOP, Facts
-from ljsv.jail.passwd import ROOT_NAMES, User
-from ljsv.jail.spec import DIRECT, DIRECTORY, HOST, IMAGE, NO, OVERLAY, PATH, SERVICE_AT, TMPFS, JailSpec
+from ljsv.jail.passwd import ROOT_NAMES
+from ljsv.jail.spec import DIRECT, DIRECTORY, HOST, IMAGE, NO, OVERLAY, SERVICE_AT, TMPFS, JailSpec, workdir
 from ljsv.jail.step import NOSUID_NODEV, PLAIN, READ_ONLY, Step
 from ljsv.linux import process
 from ljsv.linux.mount import MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID
@@ -206,21 +206,6 @@ def rights(spec: JailSpec, last_capability: int, program: bytes, *, is_range: bo
     if program:
         steps.append(hardening.FilterSystemCalls(program))
     return steps
-
-
-def workdir(spec: JailSpec) -> str:
-    return spec.workdir or (SERVICE_AT if spec.directory else "/")
-
-
-def environment(spec: JailSpec, user: User) -> dict[str, str]:
-    """What the program finds: nothing inherited."""
-    env = {"PATH": PATH, "HOME": user.home, "USER": user.name, "LOGNAME": user.name, "SHELL": user.shell}
-    for name, value in spec.env:
-        if value is None:
-            env.pop(name, None)
-        else:
-            env[name] = value
-    return env
 
 
 def explain(spec: JailSpec, facts: Facts, id_map: str) -> list[str]:

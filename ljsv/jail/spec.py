@@ -10,6 +10,7 @@ CHECK = ("./check",)
 TYPE_CHECKING = False  # what only annotations need is not imported: `ljexec` is started often
 if TYPE_CHECKING:
     from ljsv.jail.limits import Setting
+    from ljsv.jail.passwd import User
     from ljsv.service.read import Service
     from ljsv.service.schema import Rootfs
 
@@ -148,3 +149,18 @@ def spec_of(service: Service, name: str, state: str, argv: tuple[str, ...] = ())
         settings=settings_of(limits),
         origin=f"{service.directory}/rootfs",
     )
+
+
+def workdir(spec: JailSpec) -> str:
+    return spec.workdir or (SERVICE_AT if spec.directory else "/")
+
+
+def environment(spec: JailSpec, user: User) -> dict[str, str]:
+    """What the program finds: nothing inherited."""
+    env = {"PATH": PATH, "HOME": user.home, "USER": user.name, "LOGNAME": user.name, "SHELL": user.shell}
+    for name, value in spec.env:
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = value
+    return env

@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ljsv.errors import Fault
-from ljsv.jail import enter, ids, launch
+from ljsv.jail import builder, enter, ids, launch
+from ljsv.jail.builder import Wiring
 from ljsv.jail.failure import STAGE_EXEC
-from ljsv.jail.launch import Launch, Wiring
+from ljsv.jail.launch import Launch
 from ljsv.linux import process
 from ljsv.supervise import record
 from ljsv.supervise.readiness import Wires
@@ -134,7 +135,7 @@ class ServiceJail:
                 stdin_fd=stdin_fd, stdout_fd=stdout_fd, stderr_fd=stdout_fd, exit_fd=exit_fd, log_fds=drained,
                 held_fds=(*held, slot_fd, *wires.held_fds), passed_fd=wires.passed_fd, relay=wires.relay,
                 tty=spec.tty if script == RUN else "", cgroup_fd=cgroup_fd, generation=self.generation, mark=self._mark,
-                nofile=launch.room_for_files(spec, self._nofile),
+                nofile=builder.room_for_files(spec, self._nofile),
             )
 
             def rewire() -> Wiring:

@@ -56,7 +56,7 @@ class LogService(Supervisor):
 
     def begin(self) -> None:
         self.directory.make()
-        self._open_log()
+        self.open_log()
         self._begin_supervising()
         if self.machine.is_exiting and not self.is_done:  # a supervisor that was killed had told it to
             self.feed(Event("u"))
@@ -115,4 +115,5 @@ class LogService(Supervisor):
         self.readiness.close()
         os.close(self.dir_fd)
         self.logs.close()
-        self.main_service.log_service_ended()
+        if self.main_service.log_reading:
+            self.main_service.log_reading.ended()

@@ -15,8 +15,8 @@ import signal
 from binascii import b2a_base64, crc32
 from contextlib import suppress
 
+from ljsv.jail.builder import PID1_NAME
 from ljsv.jail.ids import RANGE_BASE
-from ljsv.jail.launch import PID1_NAME
 
 END_MAX_S = 10.0
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from ljsv.errors import Fault
 from ljsv.linux import process
 from ljsv.supervise.events import Events
-from ljsv.supervise.log_service import LogService
+from ljsv.supervise.log_reading import LogReading
 from ljsv.supervise.orphans import end_jails
 from ljsv.supervise.supervisor import Supervisor
 
@@ -35,7 +35,7 @@ def supervise(
         for mark, pids in lost.items():
             for pid in end_jails(mark, pids):
                 events.send("ended a jail that nothing led to any more: the supervise directory was lost", "warning", pid=pid)
-        supervisor = Supervisor(places, name, dir_fd, events, nofile, groups, orders_fd=orders_fd, log_cap=log_cap, make_log_service=LogService)
+        supervisor = Supervisor(places, name, dir_fd, events, nofile, groups, orders_fd=orders_fd, log_cap=log_cap, make_log_reading=LogReading)
         supervisor.main(begun_fd)
         code = 0
     except Fault as fault:

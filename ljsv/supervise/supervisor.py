@@ -20,7 +20,7 @@ from ljsv.errors import Fault, quote
 from ljsv.jail import terminal
 from ljsv.jail.cgroup import NOT_ENFORCED, unenforced
 from ljsv.jail.limits import settings_of
-from ljsv.jail.spec import HOST, JailSpec, overlay_of, spec_of
+from ljsv.jail.spec import JailSpec, spec_of
 from ljsv.linux import process
 from ljsv.paths import Places, is_service_name
 from ljsv.service.read import Service
@@ -28,6 +28,7 @@ from ljsv.supervise import good, record
 from ljsv.supervise import machine as table
 from ljsv.supervise.announce import Announcer
 from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
+from ljsv.supervise.detail import describe
 from ljsv.supervise.directory import SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
 from ljsv.supervise.events import Events
 from ljsv.supervise.fingerprint import list_entries
@@ -40,7 +41,7 @@ from ljsv.supervise.machine import BY_START, Action, Event, Machine, Script, Sig
 from ljsv.supervise.needs import Circle, Needs, name_dependents, open_dependents
 from ljsv.supervise.orphans import mark_of
 from ljsv.supervise.readiness import Readiness, Wires
-from ljsv.supervise.restore import FINISH, RUN, UNSURE, CarryOn, Left, adopt, carry_on
+from ljsv.supervise.restore import FINISH, RUN, CarryOn, Left, adopt, carry_on
 from ljsv.supervise.scripts import Scripts
 from ljsv.supervise.source import Source
 
@@ -51,12 +52,11 @@ if TYPE_CHECKING:
 
     from ljsv.jail.group import Tree
     from ljsv.supervise.deployer import Deployer
-    from ljsv.supervise.log_service import LogService
+    from ljsv.supervise.log_reading import LogReading
 
 BEFORE_RUN = "control/u"
 DEPLOY = "g"  # in the control FIFO: a deployment is asked for in the state directory
 RETRY_S = 1.0
-LOST_LOG_TIMEOUT_S = 10.0
 FINISH_PATIENCE_S = 10.0  # for what passes: the jail that a killed supervisor has begun, a descriptor too many
 CONTROL_TIMEOUT_S = 10.0
 EXIT_HANDED_OVER = 3
@@ -66,14 +66,6 @@ AT_REST = (status.DOWN, status.FAILED)
 FILES_QUIET_S = 0.05
 LOG_MAX, LOG_KEEP = 10 << 20, 5
 AUTOMATIC = frozenset({"deadline", "ended", "finish ended", "build failed", "needs ready"})
-
-
-def describe_jail(service: Service) -> str:
-    """`debian-12 + overlay`, in a word or two."""
-    name = service.deployed or service.image_name or ("host" if service.base_kind == HOST else os.path.basename(service.base_path))
-    extra: list[str] = [service.rootfs.writable] if service.rootfs.writable != "no" else []
-    extra += ["privileged"] if service.rootfs.security.user_namespace == "host" else []
-    return " + ".join([name, *extra])
 
 
 class Supervisor:
@@ -94,7 +86,7 @@ class Supervisor:
         orders_fd: int = -1,
         log_cap: int = 0,
         loop: Loop | None = None,
-        make_log_service: Callable[[Supervisor], LogService] | None = None,
+        make_log_reading: Callable[[Supervisor], LogReading] | None = None,
     ) -> None:
         self.places = places
         self.name = self.key = name
@@ -119,11 +111,9 @@ class Supervisor:
         self.failed_stage = self.reason = self.why = ""
         self._sent: frozenset[int] = frozenset()  # signals, to this run, by commands
         self._seen = list_entries(dir_fd)
-        self._late = ""  # commands that came when this supervisor was about to exit
-        self._lost_log_fd = -1
         self._death: dict[str, Any] | None = None  # remembered, and not written yet
         self.is_unsure = False  # adopted between record and go: perhaps it was never started
-        self.is_done = self.is_exiting_with_log = False
+        self.is_done = False
         self.is_dirty = True
         self.announce_at = 0.0  # not before: it could not be written
         self.is_mending = False  # the supervise directory is to be made anew in a moment
@@ -139,8 +129,7 @@ class Supervisor:
         self.waiting: tuple[str, ...] = ()
         self.scripts = Scripts(self.loop, f"{name} script", events, self._begin_script)
         self.readiness = Readiness(self.loop, name, events, self.scripts, self._said, self._touch, self._try_announce)
-        self._make_log_service = make_log_service
-        self.log_service: LogService | None = None
+        self.log_reading = make_log_reading(self) if make_log_reading else None  # none for a log service
         self.holding: dict[int, str] = {}  # told to exit in order: who has to end first
 
     def _touch(self) -> None:
@@ -153,15 +142,12 @@ class Supervisor:
         """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit."""
         self.directory.make()
         self._load()  # where the log goes, before what is in it goes there
-        self._lost_log_fd = self._open_lost_log_service()
-        self._open_log()
-        if self._lost_log_fd >= 0:
-            self._end_lost_log_service()
-        self._look_for_log_service()
+        if self.log_reading:
+            self.log_reading.begin()
         self.loop.on_signal(signal.SIGTERM, lambda: self.feed(Event("x")))
         self.loop.on_signal(signal.SIGHUP, self._files_changing)
         self.loop.on_signal(signal.SIGUSR1, self._exit_in_order)
-        self.loop.on_signal(signal.SIGUSR2, self._hand_over)
+        self.loop.on_signal(signal.SIGUSR2, self.hand_over)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what arrived since the fork comes now
         self.begun_fd = begun_fd
         self._begin_supervising()
@@ -192,8 +178,8 @@ class Supervisor:
         return self.deployer
 
     def _after_turn(self) -> None:
-        if self.log_service:
-            self.log_service.announce()
+        if self.log_reading and self.log_reading.service:
+            self.log_reading.service.announce()
         self._announce()
 
     def _take_over(self) -> None:
@@ -218,77 +204,15 @@ class Supervisor:
         self._obey(found.commands)
         self.set_timer("state", self.machine.deadline, self._deadline)
 
-    # ---- the log service
-
-    def _look_for_log_service(self) -> None:
-        """`log/` has come, or has gone: the log service starts first, and takes the log out of the FIFO instead of this process."""
-        if self._make_log_service is None or self._lost_log_fd >= 0:
-            return  # it is one, or the one before has to end first
-        is_there = self.source.has("log/run")
-        if is_there and self.log_service is None:
-            self.logs.give_away()
-            try:
-                self.log_service = self._make_log_service(self)
-                self.log_service.begin()
-            except (Fault, OSError) as error:
-                self.log_service = None
-                self.events.send("cannot supervise the log service", "error", fault=str(error), hint=getattr(error, "hint", ""))
-                self.logs.take_back()
-        elif not is_there and self.log_service and not self.log_service.is_ending:
-            self.log_service.feed(Event("x"))
-
-    def _open_lost_log_service(self) -> int:
-        """The pidfd of a log service whose `log/` has gone while nobody supervised; -1 for none."""
-        jail = None if self.source.has("log/run") else record.read_jail_record(f"{self.directory.path}/log")
-        if jail is None or jail.boot_id != self.boot_id:
-            return -1
-        pidfd, service_fd = record.open_jail(jail)
-        if service_fd >= 0:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(service_fd, signal.SIGTERM)
-                signal.pidfd_send_signal(service_fd, signal.SIGCONT)
-            os.close(service_fd)
-        return pidfd
-
-    def _end_lost_log_service(self) -> None:
-        """It has been told to; until it has, what is in the FIFO is its own."""
-        self.events.send("the log service has no directory any more: ending it", "warning")
-        self.logs.give_away()
-        self.loop.watch(self._lost_log_fd, self._lost_log_service_ended)
-        self.set_timer("lost log service", now() + LOST_LOG_TIMEOUT_S, lambda: signal.pidfd_send_signal(self._lost_log_fd, signal.SIGKILL))
-
-    def _lost_log_service_ended(self) -> None:
-        self.set_timer("lost log service", None, lambda: None)
-        self.loop.forget(self._lost_log_fd)
-        os.close(self._lost_log_fd)
-        self._lost_log_fd = -1
-        self.logs.take_back()
-        self.logs.pump()
-        self._look_for_log_service()
-
-    def log_service_ended(self) -> None:
-        """It was told to exit, and has: the log is ours again, or this service's end goes on."""
-        self.log_service = None
-        if self.is_exiting_with_log and self._late:
-            self.pending, self.machine = self._late, replace(self.machine, is_exiting=False)
-            self._hand_over()
-        elif self.is_exiting_with_log:
-            self.is_done = True
-            self.loop.stop()
-        else:
-            self.logs.take_back()
-            self.logs.pump()
-            self._look_for_log_service()
-
     def _end(self) -> None:
-        """Down, and told to exit. A log service first reads what is left."""
-        if self.log_service is None:
-            self.is_done = True
-            self.loop.stop()
-            return
-        self.is_exiting_with_log = True
-        self.logs.close_fifos()
-        self.log_service.end_of_input()
+        """Down, and told to exit."""
+        if self.log_reading:
+            self.log_reading.end()
+
+    def finish(self) -> None:
+        """The end of this supervisor, and of its process."""
+        self.is_done = True
+        self.loop.stop()
 
     def _adopt(self, found: CarryOn, detail: dict[str, str]) -> None:
         """A jail of the supervisor before us: alive, or dead without anybody having seen it."""
@@ -484,9 +408,8 @@ class Supervisor:
     def _files_changed(self) -> None:
         """Something in the service directory is different, or it has another name."""
         self._look()
-        self._look_for_log_service()
-        if self.log_service and not self.log_service.is_ending:
-            self.log_service.files_changed()
+        if self.log_reading:
+            self.log_reading.files_changed()
         self._take_name()
         if self.directory.is_lost():
             self._mend_later()
@@ -604,7 +527,7 @@ class Supervisor:
             tty = spec.tty if script == RUN else ""
             open_fds.append(terminal.open_host(tty, spec.origin) if tty else self._open_stdin(script))
             open_fds.append(os.dup(open_fds[0]) if tty else self._open_stdout(service))
-            self.jail.begin(spec, script, self.name, open_fds, self.logs.current, wires, is_drained=self.log_service is None)
+            self.jail.begin(spec, script, self.name, open_fds, self.logs.current, wires, is_drained=not (self.log_reading and self.log_reading.service))
         except OSError as error:
             fault = Fault.from_os("cannot start", error)
             fault.is_transient = error.errno not in {errno.ENOSPC, errno.EROFS}
@@ -727,7 +650,7 @@ class Supervisor:
         else:
             self.feed(Event("x"))
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """Another supervisor, with the code that the scanner has, takes this service over. As if killed, but between two turns."""
         self._try_announce()
         os._exit(EXIT_HANDED_OVER)
@@ -749,8 +672,8 @@ class Supervisor:
                 self._open_deployer().ask()
             elif self.deployer and self.deployer.command(byte):
                 continue
-            elif self.is_exiting_with_log:
-                self._late += byte if byte in "udo" else ""  # for another supervisor, once the log service has ended
+            elif self.log_reading and self.log_reading.is_exiting:
+                self.log_reading.command(byte)
             elif self._is_command(byte) and not self.is_done:
                 self.feed(Event(byte))
 
@@ -760,11 +683,11 @@ class Supervisor:
     def _set_up_log(self, service: Service) -> None:
         self.logs.set_up(self.name, service.policy.log, self.places, self.log_cap)
 
-    def _open_log(self) -> None:
+    def open_log(self) -> None:
         """A log on the FIFO of the supervise directory; an older one goes on until its jail has ended."""
         if self.source.service:
             self._set_up_log(self.source.service)
-        self.logs.open(self.directory.path, is_read_by_us=not self.source.has("log/run") and self._lost_log_fd < 0)
+        self.logs.open(self.directory.path, is_read_by_us=self.log_reading is None or self.log_reading.is_by_us)
 
     def _announce(self) -> None:
         """At the end of every turn: say what has changed."""
@@ -778,7 +701,7 @@ class Supervisor:
 
     def _try_announce(self) -> None:
         try:
-            self.announcer.announce(self.machine, self.jail.service_pid, self._extra())
+            self.announcer.announce(self.machine, self.jail.service_pid, describe(self))
             self.is_dirty = False
             self._say_supervised()
             if self.jail.is_concluded:  # not before what followed from its end is announced
@@ -820,10 +743,10 @@ class Supervisor:
         try:
             self.directory.make()
             self.announcer.forget()
-            self._open_log()
+            self.open_log()
             self.is_dirty = False
             self.jail.write_record(self.directory.path)
-            self.announcer.announce(self.machine, self.jail.service_pid, self._extra())
+            self.announcer.announce(self.machine, self.jail.service_pid, describe(self))
             self.directory.open_ok()
             self.events.send("the supervise directory had vanished, and was made anew", "warning", path=self.directory.path)
         except (OSError, Fault) as error:
@@ -831,47 +754,6 @@ class Supervisor:
             self.directory.give_up()
             self._mend_later()
         self.loop.watch(self.directory.control_fd, self._read_control)
-
-    def _extra(self) -> dict[str, str]:
-        """What `detail` says beside the machine's state."""
-        fault = (self.fault if self.machine.state in {status.FAILED, status.BACKOFF} else None) or self.source.edit_fault or self.group.fault
-        service = self.source.service
-        jail = describe_jail(service) if service else ""
-        extra = {
-            "supervisor": "-" if self.is_done else self.me,
-            "boot": self.boot_id,
-            "directory": self.source.path,
-            "identity": format_identity(self.source.identity),
-            "jail": jail,
-            "overlay": self._overlay_in_effect(service) if service else "",
-            "privileged": "yes" if service and service.rootfs.security.user_namespace == "host" else "",
-            "log": self.logs.path,
-            "fault": str(fault) if fault else "",
-            "hint": fault.hint if fault else "",
-            "changed": self.source.changed,
-            "log_fault": (self.log_service.describe_fault() if self.log_service else "") or self.logs.fault,
-            "normally": self.source.normally,
-            "generation": str(self.jail.generation) if self.jail.generation else "",
-            "concluded": str(self.jail.concluded) if self.jail.concluded else "",
-            "needs": " ".join(service.policy.needs) if service else "",
-            "waiting": ", ".join(self.waiting) if self.machine.is_waiting else "",
-            "ready_by": self.readiness.by,
-            "status_text": self.readiness.describe(),
-            "why": self.why,
-            UNSURE: "yes" if self.is_unsure else "",
-            "pending": "".join(byte for byte in self.pending if byte in table.COMMANDS),
-            "cgroup": self.group.path,
-            **(self.deployer.shown if self.deployer else {}),
-        }
-        notes = (*(service.notes if service else ()), *self.logs.notes, *self.jail.notes, *self.group.notes)
-        for number, note in enumerate(notes):
-            extra[f"note{number}"] = note
-        return extra
-
-    def _overlay_in_effect(self, service: Service) -> str:
-        """The folder of the layer that it writes to."""
-        overlay = overlay_of(service.rootfs, self.places.state_of(self.name))
-        return f"{overlay}/layers/{service.layer}" if overlay and service.layer else overlay
 
     def set_timer(self, name: str, at: float | None, callback: Callable[[], None]) -> None:
         self.loop.set_timer(f"{self.key} {name}", at, callback)

@@ -14,7 +14,7 @@ from select import POLLIN, poll
 
 from side_by_side import Bench, Figure, bwrap_arguments, median, run_process, spread, take_turns, time_ms
 
-from ljsv.jail import hardening, launch, nursery
+from ljsv.jail import builder, hardening, launch, nursery
 from ljsv.jail.ids import take_ids
 from ljsv.jail.spec import DIRECTORY, HOST, OVERLAY, JailSpec
 
@@ -88,7 +88,7 @@ def run_bare(spec: JailSpec, null_fd: int) -> None:
 def run_jail(spec: JailSpec, null_fd: int) -> None:
     """As a supervisor does it, without the record. RuntimeError where the program did not run."""
     ids, slot_fd = take_ids(spec.name)
-    jail = launch.begin(spec, ids, launch.Wiring(stdin_fd=null_fd, stdout_fd=null_fd, stderr_fd=2, held_fds=(slot_fd,)), START.orders_fd)
+    jail = launch.begin(spec, ids, builder.Wiring(stdin_fd=null_fd, stdout_fd=null_fd, stderr_fd=2, held_fds=(slot_fd,)), START.orders_fd)
     if slot_fd >= 0:
         os.close(slot_fd)
     poller = poll()

@@ -13,8 +13,8 @@ from ljsv.jail import hardening, mounts, outside
 from ljsv.jail.facts import FUSE, LOOP, Facts
 from ljsv.jail.ids import RANGE_BASE, SLOTS, one_id, range_of
 from ljsv.jail.passwd import User
-from ljsv.jail.plan import environment, explain, namespaces, plan
-from ljsv.jail.spec import DEFAULT_CAPABILITIES, DIRECTORY, HOST, IMAGE, BindMount, JailSpec, TmpfsMount, resolve_capabilities
+from ljsv.jail.plan import explain, namespaces, plan
+from ljsv.jail.spec import DEFAULT_CAPABILITIES, DIRECTORY, HOST, IMAGE, BindMount, JailSpec, TmpfsMount, environment, resolve_capabilities
 from ljsv.jail.step import Step
 from ljsv.linux import process
 

@@ -496,7 +496,7 @@ def test_many_jails_leak_nothing(tree: Tree, root: Path, pytestconfig: pytest.Co
 WARM = """
 import json, os, sys
 from select import poll, POLLIN
-from ljsv.jail import launch
+from ljsv.jail import builder, launch
 from ljsv.jail.ids import take_ids
 from ljsv.jail.spec import DIRECTORY, OVERLAY, TMPFS, JailSpec
 
@@ -506,7 +506,7 @@ def run_jail(number):
     spec = JailSpec("warm", DIRECTORY, sys.argv[1], ("/bin/true",), writable=writable, overlay=overlay)
     ids, slot_fd = take_ids("warm")
     null_fd = os.open("/dev/null", os.O_RDWR)
-    jail = launch.begin(spec, ids, launch.Wiring(null_fd, null_fd, 2, held_fds=(slot_fd,)))
+    jail = launch.begin(spec, ids, builder.Wiring(null_fd, null_fd, 2, held_fds=(slot_fd,)))
     for fd in (null_fd, slot_fd):
         if fd >= 0:
             os.close(fd)

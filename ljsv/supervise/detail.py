@@ -1,0 +1,67 @@
+"""What `detail` says of a service beside its machine's state: for `ljsv status`, and for the next supervisor."""
+
+from __future__ import annotations
+
+import os
+
+from ljsv import status
+from ljsv.jail.spec import HOST, overlay_of
+from ljsv.supervise import machine as table
+from ljsv.supervise.directory import format_identity
+from ljsv.supervise.restore import UNSURE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ljsv.service.read import Service
+    from ljsv.supervise.supervisor import Supervisor
+
+
+def describe(of: Supervisor) -> dict[str, str]:
+    """What `detail` says beside the machine's state."""
+    fault = (of.fault if of.machine.state in {status.FAILED, status.BACKOFF} else None) or of.source.edit_fault or of.group.fault
+    service = of.source.service
+    jail = _describe_jail(service) if service else ""
+    extra = {
+        "supervisor": "-" if of.is_done else of.me,
+        "boot": of.boot_id,
+        "directory": of.source.path,
+        "identity": format_identity(of.source.identity),
+        "jail": jail,
+        "overlay": _overlay_in_effect(of, service) if service else "",
+        "privileged": "yes" if service and service.rootfs.security.user_namespace == "host" else "",
+        "log": of.logs.path,
+        "fault": str(fault) if fault else "",
+        "hint": fault.hint if fault else "",
+        "changed": of.source.changed,
+        "log_fault": (of.log_reading.service.describe_fault() if of.log_reading and of.log_reading.service else "") or of.logs.fault,
+        "normally": of.source.normally,
+        "generation": str(of.jail.generation) if of.jail.generation else "",
+        "concluded": str(of.jail.concluded) if of.jail.concluded else "",
+        "needs": " ".join(service.policy.needs) if service else "",
+        "waiting": ", ".join(of.waiting) if of.machine.is_waiting else "",
+        "ready_by": of.readiness.by,
+        "status_text": of.readiness.describe(),
+        "why": of.why,
+        UNSURE: "yes" if of.is_unsure else "",
+        "pending": "".join(byte for byte in of.pending if byte in table.COMMANDS),
+        "cgroup": of.group.path,
+        **(of.deployer.shown if of.deployer else {}),
+    }
+    notes = (*(service.notes if service else ()), *of.logs.notes, *of.jail.notes, *of.group.notes)
+    for number, note in enumerate(notes):
+        extra[f"note{number}"] = note
+    return extra
+
+
+def _overlay_in_effect(of: Supervisor, service: Service) -> str:
+    """The folder of the layer that it writes to."""
+    overlay = overlay_of(service.rootfs, of.places.state_of(of.name))
+    return f"{overlay}/layers/{service.layer}" if overlay and service.layer else overlay
+
+
+def _describe_jail(service: Service) -> str:
+    """`debian-12 + overlay`, in a word or two."""
+    name = service.deployed or service.image_name or ("host" if service.base_kind == HOST else os.path.basename(service.base_path))
+    extra: list[str] = [service.rootfs.writable] if service.rootfs.writable != "no" else []
+    extra += ["privileged"] if service.rootfs.security.user_namespace == "host" else []
+    return " + ".join([name, *extra])
