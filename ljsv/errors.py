@@ -67,7 +67,8 @@ def quote(path: str) -> str:
     """A path as a shell reads it back, bash where it cannot be printed; shlex would do for others, but imports re."""
     if not path.isprintable():
         return "$'" + "".join(_escape(char) for char in path) + "'"
-    return path if path.translate(_PLAIN).isalnum() else "'" + path.replace("'", "'\\''") + "'"
+    rest = path.translate(_PLAIN)
+    return path if path and (not rest or rest.isalnum()) else "'" + path.replace("'", "'\\''") + "'"
 
 
 def _escape(char: str) -> str:

@@ -74,6 +74,8 @@ def build(wish: Wish, store: Store, progress: Progress) -> StoredImage:
     folder = os.path.dirname(os.path.abspath(wish.output)) if wish.output else ""
     if folder and not os.path.isdir(folder):
         raise Fault("cannot write the image", wish.output, f"there is no directory {folder}", hint=f"mkdir -p {quote(folder)}")
+    if wish.output and os.path.isdir(wish.output):
+        raise Fault("cannot write the image", wish.output, "it is a directory", hint=f"-o {quote(wish.output.rstrip('/') + '/image.' + wish.kind)}")
     with store.workspace(folder) as work:
         spool_in(work)
         made = make_tree(wish, store, work, progress)
@@ -117,6 +119,8 @@ def make_tree(wish: Wish, store: Store, work: str, progress: Progress) -> Made:
     if dockerfile:
         from ljsv.images.stages import build_dockerfile
 
+        if not os.path.isfile(dockerfile):
+            raise Fault("cannot read the Dockerfile", dockerfile, "there is no such file here", hint=f"ls {quote(os.path.dirname(dockerfile) or '.')}")
         return build_dockerfile(wish, dockerfile, store, work, progress)
     return read_input(wish, wish.source, store, work, progress)
 

@@ -36,7 +36,7 @@ def find_sources(source: Tree, pattern: str, where: str) -> list[tuple[str, Node
     if not WILD.search(pattern):
         found = source.locate(pattern)
         if found is None:
-            raise Fault(f"{where}: not found", pattern, "no such file in the context or stage, or .dockerignore leaves it out", hint="paths are below the context: the folder of the Dockerfile, or the one given with -f")
+            raise Fault(f"{where}: not found", pattern, "no such file in the context or stage, or .dockerignore leaves it out", hint="ls -a  # in the context, which is what `ljsv image build` was given; paths are below it")
         return [(os.path.basename(pattern.rstrip("/")) if found[1].kind != DIRECTORY else "", found[1])]
     parts = [part for part in pattern.split("/") if part not in {"", "."}]
     matches = list(_match(source, source.root, parts, ""))

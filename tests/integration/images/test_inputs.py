@@ -45,6 +45,16 @@ def test_extended_attributes_come_through(tree: Tree) -> None:
         assert os.getxattr(tree.home / "out/tool", "security.capability") == CAPABILITY
 
 
+def test_names_that_lead_nowhere(tree: Tree) -> None:
+    """A Dockerfile that is not there, an output that is a directory, a source that the context lacks: each is named."""
+    context = tree.root / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY nowhere /\n")
+    assert "cannot read the Dockerfile: missing: there is no such file" in build(tree, context, "-f", "missing", "-t", "x:1", code=111)
+    assert f"hint: -o {context}/image.squashfs" in build(tree, context, "-o", str(context), code=111)
+    assert "Dockerfile:2: not found: nowhere" in build(tree, context, "-t", "x:1", code=111)
+
+
 def test_deployed_as_erofs(tree: Tree) -> None:
     """A service moves from squashfs to an EROFS image and back, its data with it. FROM takes none, and says so."""
     need("busybox", "mkfs.erofs")
