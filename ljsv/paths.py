@@ -49,7 +49,9 @@ class Places:
         return f"{self.runtime}/{name}" if self.runtime else None
 
     def log_of(self, name: str) -> str:
-        return f"{self.logs}/{name}"
+        """The log directory of a service; that of what its log service itself says is outside of it, since that one may write there."""
+        service, _, part = name.partition("/")
+        return f"{self.logs}/.{part}/{service}" if part else f"{self.logs}/{service}"
 
     def state_of(self, name: str) -> str:
         return f"{self.state}/{name}"

@@ -6,6 +6,7 @@ order by their time stamps, each with the service's name before it.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
+from ljsv.supervise.logfile import open_regular
 
 OPTIONS = {"-f": "", "--follow": "", "-n": "LINES", "--lines": "LINES", "--since": "TIME", "--all": ""}
 DEFAULT_LINES = 100
@@ -222,10 +224,13 @@ class LogReader:
 
 
 def _open(path: str) -> BinaryIO | None:
+    """None where there is none, nor anything that a log service may have put in its place."""
     try:
-        return open(path, "rb")
-    except FileNotFoundError:
-        return None
+        return open(open_regular(path), "rb")
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EINVAL}:
+            return None
+        raise
 
 
 def _open_newest(path: str) -> BinaryIO | None:

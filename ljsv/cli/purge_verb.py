@@ -25,7 +25,7 @@ def run(_verb: str, options: Options) -> int:
         if context.is_supervised(name):
             raise Fault("it is supervised", context.supervise_of(name), service=name, hint=f"ljsv exit {name}", exit_code=EXIT_NOT_REACHED)
         _refuse_while_it_runs(context, name)
-        found = [path for path in (context.places.log_of(name), context.places.state_of(name), *_configured(context, name)) if os.path.isdir(path)]
+        found = [path for path in (context.places.log_of(name), context.places.log_of(f"{name}/log"), context.places.state_of(name), *_configured(context, name)) if os.path.isdir(path)]
         runtime = context.places.runtime_of(name)
         found += [runtime] if runtime and os.path.isdir(runtime) else []
         if not found:

@@ -125,14 +125,14 @@ def _walk(place: str, to: str, hidden: set[str], *, is_owner: bool) -> Iterator[
     """
     parent, name = os.path.split(place)
     open_fds = [os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
-    waiting = [[(to, name or ".")]]
+    waiting: list[Iterator[tuple[str, str]]] = [iter([(to, name or ".")])]
     try:
         while waiting:
-            if not waiting[-1]:
+            inside, name = next(waiting[-1], ("", ""))
+            if not name:
                 waiting.pop()
                 os.close(open_fds.pop())
                 continue
-            inside, name = waiting[-1].pop()
             try:
                 entry = os.stat(name, dir_fd=open_fds[-1], follow_symlinks=False)
                 if inside in hidden or stat.S_ISLNK(entry.st_mode):
@@ -141,8 +141,7 @@ def _walk(place: str, to: str, hidden: set[str], *, is_owner: bool) -> Iterator[
                 if stat.S_ISDIR(entry.st_mode):
                     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=open_fds[-1])
                     open_fds.append(fd)
-                    waiting.append([])
-                    waiting[-1] += [(f"{inside}/{child}", child) for child in os.listdir(fd)]
+                    waiting.append(_list(fd, inside))
             except PermissionError as error:
                 if not is_owner:
                     raise PermissionError(error.errno, error.strerror, place + inside.removeprefix(to)) from None
@@ -154,13 +153,18 @@ def _walk(place: str, to: str, hidden: set[str], *, is_owner: bool) -> Iterator[
             os.close(fd)
 
 
+def _list(fd: int, inside: str) -> Iterator[tuple[str, str]]:
+    """(as the jail names it, its name), one at a time: nobody has bounded how many there are."""
+    with os.scandir(fd) as listing:
+        for item in listing:
+            yield f"{inside}/{item.name}", item.name
+
+
 def _gives_rights(path: str, entry: os.stat_result) -> bool:
     """Whether whoever executes it gets more than he has."""
     if entry.st_mode & (stat.S_ISUID | stat.S_ISGID):
         return True
-    if not entry.st_mode & 0o111:
-        return False
-    try:
+    try:  # also where nobody may execute it yet
         return "security.capability" in os.listxattr(path, follow_symlinks=False)
     except OSError:
         return False

@@ -77,6 +77,7 @@ class Log:
             staging = NAMELESS
         self._staging_fd = _open_staging(supervise, staging)
         self._at_line_start = True
+        self._file_inode = 0  # of the file that this is said of
         self._is_recovered = False
         self.cap = cap
         self.kmsg = kmsg
@@ -121,6 +122,8 @@ class Log:
             if not self._stage():
                 return False
             chunk = os.pread(self._staging_fd, CHUNK, _HEADER_SIZE)
+        if self.file.inode != self._file_inode:  # one that was begun since, perhaps by somebody else
+            self._at_line_start, self._file_inode = self.file.ends_line(), self.file.inode
         self.file.append(add_stamps(chunk, stamp(time.time_ns()), at_line_start=self._at_line_start))
         self._at_line_start = chunk.endswith(b"\n")
         os.ftruncate(self._staging_fd, _HEADER_SIZE)
@@ -165,6 +168,7 @@ class Log:
         over = self.file.size - self.file.max_size
         if over >= 0 and (self._at_line_start or over >= CHUNK):
             self.file.rotate()
+            self._file_inode = self.file.inode  # a line may go on in it
         header = _HEADER % (self.file.inode, self.file.size)
         os.pwrite(self._staging_fd, header.encode(), 0)
         try:
@@ -179,7 +183,7 @@ class Log:
             if int(words[0]) == self.file.inode and int(words[1]) <= self.file.size:
                 os.ftruncate(self.file.fd, int(words[1]))
                 self.file.size = int(words[1])
-        self._at_line_start = self.file.ends_line()
+        self._at_line_start, self._file_inode = self.file.ends_line(), self.file.inode
         self._is_recovered = True
 
     def move(self, directory: str) -> None:

@@ -11,8 +11,11 @@ longest ago. The size of one file is held to a quarter of it all
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import suppress
+from typing import NamedTuple
 
 from ljsv.supervise.logfile import CURRENT
 
@@ -41,38 +44,67 @@ class LogCap:
 
     def _look(self, own: str) -> None:
         files = self._list()
-        used = sum(size for _, _, size, _ in files)
+        used = sum(file.size for file in files)
         if used > self.total * 7 // 8:
             used -= self._free(sorted(files), used - self.total * 3 // 4, own)
-        writers = sum(is_current for is_current, _, _, _ in files) or 1
+        writers = sum(file.is_current for file in files) or 1
         self._share = max(SHARE_LEAST, (self.total - used) // (2 * writers))
 
-    def _list(self) -> list[tuple[bool, int, int, str]]:
-        """(whether it is a `current`, when it was written to, size, path) of each log file."""
-        files: list[tuple[bool, int, int, str]] = []
-        with suppress(OSError), os.scandir(self.directory) as folders:
-            for folder in folders:
-                with suppress(OSError), os.scandir(folder.path) as entries:
+    def _list(self) -> list[_File]:
+        """Each log file."""
+        files: list[_File] = []
+        for parent in (self.directory, f"{self.directory}/.log"):
+            for folder in _names(parent):
+                with suppress(OSError), os.scandir(f"{parent}/{folder}") as entries:
                     for entry in entries:
                         is_log = entry.name.startswith((CURRENT, "@")) and entry.is_file(follow_symlinks=False)
                         if is_log and len(files) < FILES_MAX:
                             found = entry.stat(follow_symlinks=False)
-                            files.append((entry.name == CURRENT, found.st_mtime_ns, found.st_size, entry.path))
+                            files.append(_File(entry.name == CURRENT, found.st_mtime_ns, min(found.st_size, found.st_blocks * 512), entry.path, found.st_ino))
         return files
 
     @staticmethod
-    def _free(files: list[tuple[bool, int, int, str]], wanted: int, own: str) -> int:
+    def _free(files: list[_File], wanted: int, own: str) -> int:
         """Delete, or empty, in that order until so much is free; how much is."""
         freed = 0
-        for is_current, _, size, path in files:
+        for file in files:
             if freed >= wanted:
                 break
-            if path == own:
+            if file.path == own:
                 continue
             with suppress(OSError):  # another was faster
-                if is_current:
-                    os.truncate(path, 0)
+                if file.is_current:
+                    _empty(file)
                 else:
-                    os.unlink(path)
-                freed += size
+                    os.unlink(file.path)
+                freed += file.size
         return freed
+
+
+class _File(NamedTuple):
+    """`written_ns`: when it was written to last."""
+
+    is_current: bool
+    written_ns: int
+    size: int
+    path: str
+    inode: int
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _empty(file: _File) -> None:
+    """That very file: a log service may have put something else in its place. OSError where it has."""
+    fd = os.open(file.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        entry = os.fstat(fd)
+        if not stat.S_ISREG(entry.st_mode) or entry.st_ino != file.inode:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), file.path)
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)

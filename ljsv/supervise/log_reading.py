@@ -16,6 +16,7 @@ from ljsv.supervise import record
 from ljsv.supervise.log_service import LogService
 from ljsv.supervise.loop import now
 from ljsv.supervise.machine import Event
+from ljsv.supervise.supervisor import move_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +68,13 @@ class LogReading:
         self.look()
         if self.service and not self.service.is_ending:
             self.service.files_changed()
+
+    def follow_name(self, old: str, new: str) -> None:
+        """The service has another name: what its log service says of itself follows."""
+        places = self._of.places
+        move_directory(places.log_of(f"{old}/log"), places.log_of(f"{new}/log"))
+        if self.service:
+            self.service.logs.move(places.log_of(f"{new}/log"))
 
     def ended(self) -> None:
         """It was told to exit, and has: the log is ours again, or the supervisor's end goes on."""

@@ -6,7 +6,9 @@ the newest, so a kill between two of them loses nothing but a number.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import suppress
 
 CURRENT = "current"
@@ -36,10 +38,23 @@ class LogFile:
                 return
             self.close()
         os.makedirs(self.directory, mode=0o755, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self.fd = os.open(self.path, flags, 0o640)
+        self.fd = self._open()
         entry = os.fstat(self.fd)
         self.size, self.inode = entry.st_size, entry.st_ino
+
+    def _open(self) -> int:
+        """A regular file of that name; what a log service has left in its place is removed."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(self.path, flags, 0o640)
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return fd
+            os.close(fd)
+        except OSError as error:
+            if error.errno not in {errno.ELOOP, errno.ENXIO}:
+                raise
+        os.unlink(self.path)
+        return os.open(self.path, flags | os.O_EXCL, 0o640)
 
     def append(self, data: bytes) -> None:
         """Append all of `data`, or raise OSError with nothing of it left behind."""
@@ -79,9 +94,20 @@ class LogFile:
 def last_lines(path: str, count: int) -> list[str]:
     """The last lines of a log file, at most TAIL_MAX of it; nothing where it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_MAX))
-            return file.read().decode(errors="replace").splitlines()[-count:]
+        fd = open_regular(path)
     except OSError:
         return []
+    try:
+        size = os.fstat(fd).st_size
+        return os.pread(fd, TAIL_MAX, max(0, size - TAIL_MAX)).decode(errors="replace").splitlines()[-count:]
+    finally:
+        os.close(fd)
+
+
+def open_regular(path: str) -> int:
+    """For reading what a log service may have put there: no symlink is followed, no FIFO waited for. OSError where it is no regular file."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "no regular file", path)

@@ -136,11 +136,11 @@ class Readiness:
 
     def _hear(self) -> None:
         data = files.peek(self._fd, READ_SIZE)
-        for name, value in self._parse(data):
+        said = self._parse(data)
+        for name, value in said:
             if name == "READY" and value == "1":
                 self._is_reloading = False
                 self._feed("ready", "")
-                self._announce()
             elif name == "STATUS":
                 self._status_text = "".join(char if char.isprintable() else " " for char in value[:STATUS_MAX])
             elif name == "RELOADING" and value == "1":
@@ -152,8 +152,10 @@ class Readiness:
             elif name == "WATCHDOG" and value == "trigger":
                 self._events.send("watchdog: triggered by the service itself", "error")
                 self._feed("silent", "it had triggered its watchdog itself")
-            if name != "WATCHDOG":
-                self._on_change()
+        if any(name != "WATCHDOG" for name, _ in said):
+            self._on_change()
+        if ("READY", "1") in said:
+            self._announce()
         if self._fd >= 0:
             os.read(self._fd, len(data))
 

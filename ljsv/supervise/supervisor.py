@@ -68,6 +68,13 @@ LOG_MAX, LOG_KEEP = 10 << 20, 5
 AUTOMATIC = frozenset({"deadline", "ended", "finish ended", "build failed", "needs ready"})
 
 
+def move_directory(old: str, new: str) -> None:
+    """Where there is nothing with that name."""
+    if not os.path.exists(new):
+        with suppress(OSError):
+            os.rename(old, new)
+
+
 class Supervisor:
     """One service. Owns its jail, its log and its supervise directory."""
 
@@ -464,14 +471,11 @@ class Supervisor:
         old, self.name = self.places.log_of(self.name), name
         self.events.source = name
         state, new_state = self.places.state_of(os.path.basename(old)), self.places.state_of(name)
-        if not os.path.exists(new_state):
-            with suppress(OSError):
-                os.rename(state, new_state)
-        new = self.places.log_of(name)
-        if not os.path.exists(new):
-            with suppress(OSError):
-                os.rename(old, new)
-        self.logs.move(new)  # also where that name has a log already: the old name may be another's soon
+        move_directory(state, new_state)
+        move_directory(old, self.places.log_of(name))
+        self.logs.move(self.places.log_of(name))  # also where that name has a log already: the old name may be another's soon
+        if self.log_reading:
+            self.log_reading.follow_name(os.path.basename(old), name)
 
     # ---- starting and ending
 

@@ -162,6 +162,20 @@ def test_what_its_caller_may_not_look_into(jail: Jail) -> None:
             assert set(results.values()) <= {"EROFS", "EXDEV", "EBUSY"} and len(results) == 4, results
 
 
+def test_capabilities_of_what_nobody_may_execute_yet(jail: Jail) -> None:
+    """A program whose x bits an administrator has taken away keeps them, and the jail could give it the bits."""
+    if os.geteuid():
+        pytest.skip("only root can give file capabilities: needs root")
+    for options, place, inside in exposed_places(jail):
+        program = place / "program"
+        shutil.copy("/usr/bin/id", program)
+        jail.tree.own(program)
+        os.setxattr(program, "security.capability", struct.pack("<5I", 0x02000001, 1, 0, 0, 0))
+        program.chmod(0o644)
+        results = jail.attack("overwrite", f"{inside}/program", options=options)
+        assert results["through_mmap"] == "EROFS", results
+
+
 @pytest.mark.parametrize(("name", "count"), [("d" * 200, 22), ("d", 250)], ids=["long", "many"])
 def test_what_lies_too_deep_to_be_protected(jail: Jail, name: str, count: int) -> None:
     """Where paths are longer than the kernel takes, or there are too many directories in each other: root's jail is refused, a user's is told."""

@@ -379,6 +379,24 @@ def test_wrong_use_is_refused(tree: Tree, words: list[str], told: str) -> None:
     assert not done.stdout
 
 
+def test_nothing_is_looked_up_where_the_jail_may_write(tree: Tree, root: Path) -> None:
+    """A bind, a base, an overlay below a writable bind could be a symlink of the jail's making at the next start (CVE-2017-1002101): refused."""
+    outer, link = tree.root / "outer", tree.root / "link"
+    for name in ("bind", "base", "overlay"):
+        (outer / name).mkdir(parents=True)
+    link.symlink_to(outer)
+    tree.own(outer)
+    writable = ("--bind", f"{outer}:/outer:rw")
+    for options in (
+        ("--bind", f"{outer}/bind:/bind"), ("--bind", f"{link}/bind:/bind"), ("--root", f"{outer}/base"),
+        ("--root", str(root), "--overlay-dir", f"{outer}/overlay"),
+    ):
+        done = tree.run("ljexec", *writable, *options, "--", "/bin/true")
+        assert done.returncode == 125 and "which the jail may write, and could put something else in its place" in done.stderr, done
+    assert "cannot trust the path" in tree.run("ljexec", "--root", str(root), "--rw", "--bind", f"{root}/etc:/tmp/etc", "--", "/bin/true").stderr
+    assert tree.run("ljexec", *writable, "--bind", f"{outer}:/again", "--bind", f"{root}:/root", "--", "/bin/true").returncode == 0
+
+
 def test_whatever_is_renamed_meanwhile(tree: Tree, root: Path) -> None:
     """The kernel gives a path with ".." up where anything on the machine is renamed just then: it is asked again."""
     (root / "etc/passwd").rename(root / "pw")

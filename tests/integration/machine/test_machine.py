@@ -86,6 +86,20 @@ def test_capability_of_the_machine_has_effect_only_when_privileged(scanning: Tre
     assert (directory / "file").stat().st_uid == 0
 
 
+def test_a_set_id_program_that_a_privileged_service_could_write(scanning: Tree) -> None:
+    """It is read-only there as well: writing to it would leave it the bit."""
+    root_only(scanning)
+    place = scanning.root / "place"
+    place.mkdir()
+    tool = place / "tool"
+    tool.write_bytes(b"#!/bin/sh\n")
+    tool.chmod(0o4755)
+    bind = f'[[bind]]\nfrom = "{place}"\nto = "/mnt"\nwritable = true\n'
+    text = ask(scanning, "echo evil >/mnt/tool || echo refused; echo new >/mnt/other && echo written", f"{HOST}\n{bind}[security]\nuser_namespace = \"host\"")
+    assert "refused" in text and "written" in text
+    assert tool.read_bytes() == b"#!/bin/sh\n"
+
+
 def test_privileged_service_is_entered_and_survives_its_supervisor(scanning: Tree) -> None:
     """`ljsv enter`, control scripts and adoption work as for others."""
     root_only(scanning)
