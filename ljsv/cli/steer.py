@@ -15,7 +15,7 @@ from ljsv import status
 from ljsv.cli.context import Context
 from ljsv.cli.show import boot_now, one_line, print_fault, print_hint
 from ljsv.cli.subscribe import LONGEST_S, Subscription
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_NOT_SUPERVISED, EXIT_OK, Fault, quote
 
 UNDECIDED, REACHED, MISSED = "undecided", "reached", "missed"
 OPTIONS = {"--all": ""}
@@ -33,7 +33,7 @@ def is_up(detail: dict[str, str], since_before: str) -> str:
     if detail.get("since") == since_before:
         return UNDECIDED
     if state == status.DOWN:
-        if detail.get("waiting"):
+        if detail.get("waiting") or "exiting" in detail or "pending" in detail:  # about to exit: what was sent comes after that
             return UNDECIDED
         return REACHED if detail.get("result") == "done" else MISSED
     return MISSED if state in {status.FAILED, status.BACKOFF} else UNDECIDED
@@ -137,7 +137,7 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
                 if (after or {}).get(name, set()) <= decided.keys():
                     unsent.remove(name)
                     try:
-                        context.send(name, send[name])
+                        _send(context, name, send[name])
                     except Fault as fault:
                         failures.append(fault)
                         decided[name] = MISSED
@@ -176,6 +176,17 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
     if failures:
         return failures[0].exit_code
     return EXIT_OK if all(decided.get(name) == REACHED for name in names) else EXIT_NOT_REACHED
+
+
+def _send(context: Context, name: str, text: str) -> None:
+    """Where its supervisor has just exited and the service is to run, another is asked for."""
+    try:
+        context.send(name, text)
+    except Fault as fault:
+        if fault.exit_code != EXIT_NOT_SUPERVISED or text[-1:] not in {"u", "o"}:
+            raise
+        ensure_supervised(context, name)
+        context.send(name, text)
 
 
 def _longest_stop(context: Context, names: list[str]) -> float:

@@ -191,7 +191,7 @@ def find_image(spec: JailSpec, host: HostFacts, *, is_root: bool) -> tuple[str, 
 
 def _check_apart(spec: JailSpec) -> None:
     """Fault where anything that its next start looks up lies in a place that the jail may write: it could put a symlink there."""
-    written = [bind.source for bind in spec.binds if bind.writable] + ([spec.base_path] if spec.writable == DIRECT else [])
+    written = [bind.source for bind in spec.binds if bind.writable] + ([spec.base_path] if spec.writable == DIRECT and spec.base_kind == DIRECTORY else [])
     if not written:
         return
     wanted = [bind.source for bind in spec.binds] + ([spec.base_path] if spec.base_kind != HOST else [])

@@ -107,8 +107,9 @@ def test_restart_of_what_could_not_start_again(scanning: Tree) -> None:
     """A service directory that root's jails may not enter any more: what runs is left alone."""
     if scanning.uid:
         pytest.skip("unprivileged, the jail's id is the owner's: needs root")
-    path = scanning.add("a")
-    pid = int(scanning.wait_state("a", "ready")["pid"])
+    path = scanning.add("a", "echo begun; exec sleep 1000")
+    wait_for(lambda: "begun" in scanning.log("a"), "the script to have been read")
+    pid = scanning.pid("a")
     path.chmod(0o700)
     done = scanning.ljsv("restart", "a", code=1)
     assert "the jail's ids may not enter and read it (mode 0700)" in done.stderr and f"chmod a+rx {path}" in done.stderr

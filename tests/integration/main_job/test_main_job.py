@@ -89,7 +89,7 @@ def test_down_once_restart_exit(scanning: Tree) -> None:
     supervisor = scanning.supervisor_pid("a")
     assert scanning.ljsv("exit", "a").stdout == "ok: a: exited\n"
     wait_for(lambda: not is_alive(supervisor), "the supervisor to exit")
-    assert "told to exit" in scanning.ljsv("status", "a", code=3).stdout
+    wait_for(lambda: "told to exit" in scanning.ljsv("status", "a", code=3).stdout, "the scanner to have noticed")
     assert scanning.ljsv("up", "a").stdout.startswith("ok: a: ready")
 
 
