@@ -99,9 +99,10 @@ def test_binds(tree: Tree, root: Path) -> None:
     shared = tree.root / "shared"
     shared.mkdir()
     (shared / "file").write_text("content\n")
+    (tree.root / "one").write_text("content\n")
     tree.own(shared)
     shared.chmod(0o777)
-    command = ("--root", str(root), "--bind", f"{shared}:/srv/ro", "--bind", f"{shared}:/srv/rw:rw", "--bind", f"{shared}/file:/etc/one")
+    command = ("--root", str(root), "--bind", f"{shared}:/srv/ro", "--bind", f"{shared}:/srv/rw:rw", "--bind", f"{tree.root}/one:/etc/one")
     done = tree.run("ljexec", *command, "--", "sh", "-c", "cat /srv/ro/file /etc/one; touch /srv/ro/no; touch /srv/rw/yes && echo written")
     assert done.stdout == "content\ncontent\nwritten\n"
     assert "Read-only file system" in done.stderr
