@@ -161,7 +161,7 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
 
         wait_s = context.wait_s()
         while not subscription.until(is_decided, wait_s, look_again_s):
-            wait_s = 0.0 if context.options.has("-w") else _longest_stop(context, [name for name in names if unsent and name not in (*decided, *unsent)])
+            wait_s = 0.0 if context.options.has("-w") or "SVWAIT" in os.environ else _longest_stop(context, [name for name in names if unsent and name not in (*decided, *unsent)])
             if wait_s <= 0:
                 break
         for name in unsent:  # or it would go on: nobody is there any more to tell it when its turn comes
@@ -191,7 +191,7 @@ def _send(context: Context, name: str, text: str) -> None:
 
 def _longest_stop(context: Context, names: list[str]) -> float:
     """How long it takes until the last of these that are being stopped is killed, in seconds, and a moment more; 0 for none."""
-    stops = [float(context.detail(name).get("deadline", "0")) - boot_now() + KILLED_WITHIN_S for name in names if context.detail(name).get("state") == status.STOPPING]
+    stops = [float(context.detail(name).get("deadline", "0")) - boot_now() + KILLED_WITHIN_S for name in names if context.detail(name).get("state") in {status.STOPPING, status.FINISHING}]
     return max(stops, default=0.0)
 
 

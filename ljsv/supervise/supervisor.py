@@ -421,6 +421,7 @@ class Supervisor:
         if self.directory.is_lost():
             self._mend_later()
         before = str(self.source.edit_fault or "")
+        seen, self._seen = self._seen, list_entries(self.dir_fd)
         if self.machine.state in {*table.ALIVE, status.BACKOFF} and not self.machine.is_fault:
             self.source.load_quietly()
             fault = self.source.edit_fault
@@ -433,7 +434,6 @@ class Supervisor:
         if self.source.edit_fault:
             self.source.load_quietly()
             self.is_dirty = True
-        seen, self._seen = self._seen, list_entries(self.dir_fd)
         if seen != self._seen:  # a new scanner makes us look as well
             self.feed(Event("files changed"))
 

@@ -164,7 +164,7 @@ class Supervisors:
         """Whether the last supervisor of this very directory has ended as it was told."""
         with suppress(OSError):
             detail = status.read_detail(self.folder_of(entry))
-            return detail.get("supervisor") == "-" and detail.get("identity") == format_identity(entry.identity)
+            return detail.get("supervisor") == "-" and detail.get("boot") == process.read_boot_id() and detail.get("identity") == format_identity(entry.identity)
         return False
 
     def _replace(self, entry: Entry) -> None:

@@ -29,7 +29,11 @@ def kill_scanner(tree: Tree) -> None:
 
 def test_a_service_that_gave_up_stays_so(scanning: Tree) -> None:
     """A new scanner makes everybody look at his files: only a file that has changed starts it again."""
-    scanning.add("a", "exit 4", policy=GIVES_UP)
+    scanning.add("a", "while ! test -e /run/go; do sleep 0.02; done; exit 4", policy=GIVES_UP.replace("= 2", "= 1"))
+    scanning.wait_state("a", "ready")
+    (scanning.sv / "a/policy").write_text(GIVES_UP.replace("= 2", "= 1") + "# changed while it ran\n")
+    wait_for(lambda: scanning.detail("a").get("changed") == "policy", "the change")
+    scanning.ljsv("enter", "a", "touch", "/run/go")
     scanning.wait_state("a", "failed")
     before = scanning.detail("a")
     for _ in range(2):
