@@ -12,6 +12,7 @@ from binascii import crc32
 
 from ljsv.errors import EXIT_NO_SERVICE, EXIT_USAGE, Fault, quote
 
+OWN_LOGS = ".log"  # among the logs: what log services say of themselves
 SCANNER_DIR = ".scanner"
 NAME_MAX = 64
 
@@ -51,7 +52,7 @@ class Places:
     def log_of(self, name: str) -> str:
         """The log directory of a service; that of what its log service itself says is outside of it, since that one may write there."""
         service, _, part = name.partition("/")
-        return f"{self.logs}/.{part}/{service}" if part else f"{self.logs}/{service}"
+        return f"{self.logs}/{OWN_LOGS}/{service}" if part else f"{self.logs}/{service}"
 
     def state_of(self, name: str) -> str:
         return f"{self.state}/{name}"

@@ -58,9 +58,12 @@ class Context:
 
     def wait_s(self) -> float:
         """-w, $SVWAIT, or 7 s."""
-        if not self.options.has("-w") and os.environ.get("SVWAIT", "").isdigit():
-            return float(os.environ["SVWAIT"])
-        return self.options.number("-w", 7.0)
+        given = os.environ.get("SVWAIT", "")
+        return self.options.number("-w", float(given) if given.isdigit() else 7.0)
+
+    @property
+    def is_wait_given(self) -> bool:
+        return self.options.has("-w") or os.environ.get("SVWAIT", "").isdigit()
 
     def all_names(self) -> list[str]:
         """Every service directory here, sorted; symlinks to directories count."""

@@ -20,7 +20,7 @@ from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
-from ljsv.supervise.logfile import open_regular
+from ljsv.supervise.logfile import NOT_REGULAR, open_regular
 
 OPTIONS = {"-f": "", "--follow": "", "-n": "LINES", "--lines": "LINES", "--since": "TIME", "--all": ""}
 DEFAULT_LINES = 100
@@ -228,7 +228,7 @@ def _open(path: str) -> BinaryIO | None:
     try:
         return open(open_regular(path), "rb")
     except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EINVAL}:
+        if error.errno in {errno.ENOENT, *NOT_REGULAR}:
             return None
         raise
 

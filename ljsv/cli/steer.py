@@ -161,7 +161,8 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
 
         wait_s = context.wait_s()
         while not subscription.until(is_decided, wait_s, look_again_s):
-            wait_s = 0.0 if context.options.has("-w") or "SVWAIT" in os.environ else _longest_stop(context, [name for name in names if unsent and name not in (*decided, *unsent)])
+            told = [name for name in names if name not in (*decided, *unsent)]
+            wait_s = _longest_stop(context, told) if unsent and not context.is_wait_given else 0.0
             if wait_s <= 0:
                 break
         for name in unsent:  # or it would go on: nobody is there any more to tell it when its turn comes

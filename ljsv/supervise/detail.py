@@ -33,7 +33,7 @@ def describe(of: Supervisor) -> dict[str, str]:
         "fault": str(fault) if fault else "",
         "hint": fault.hint if fault else "",
         "changed": of.source.changed,
-        "log_fault": (of.log_reading.service.describe_fault() if of.log_reading and of.log_reading.service else "") or of.logs.fault,
+        "log_fault": (of.log_reading.describe_fault() if of.log_reading else "") or of.logs.fault,
         "normally": of.source.normally,
         "generation": str(of.jail.generation) if of.jail.generation else "",
         "concluded": str(of.jail.concluded) if of.jail.concluded else "",

@@ -26,13 +26,7 @@ def take_fingerprint(dir_fd: int) -> Fingerprint:
             found.append((name, entry.st_ino, 0, 0, entry.st_mode))
         else:
             found.append((name, entry.st_ino, entry.st_ctime_ns, entry.st_size, entry.st_mode))
-    for name in _env_names(dir_fd):
-        try:
-            entry = os.stat(f"env/{name}", dir_fd=dir_fd)
-        except OSError:
-            continue
-        found.append((f"env/{name}", entry.st_ino, entry.st_ctime_ns, entry.st_size, entry.st_mode))
-    return tuple(found)
+    return (*found, *_env_entries(dir_fd))
 
 
 def list_entries(dir_fd: int) -> Fingerprint:
@@ -46,7 +40,16 @@ def list_entries(dir_fd: int) -> Fingerprint:
             entry = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
             if name != "supervise":
                 found.append((name, entry.st_ino, entry.st_ctime_ns, entry.st_size, entry.st_mode))
-    return (*found, *(entry for entry in take_fingerprint(dir_fd) if entry[0].startswith("env/")))
+    return (*found, *_env_entries(dir_fd))
+
+
+def _env_entries(dir_fd: int) -> Fingerprint:
+    found = []
+    for name in _env_names(dir_fd):
+        with suppress(OSError):
+            entry = os.stat(f"env/{name}", dir_fd=dir_fd)
+            found.append((f"env/{name}", entry.st_ino, entry.st_ctime_ns, entry.st_size, entry.st_mode))
+    return tuple(found)
 
 
 def _env_names(dir_fd: int) -> list[str]:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import suppress
 from typing import NamedTuple
 
-from ljsv.supervise.logfile import CURRENT
+from ljsv.paths import OWN_LOGS
+from ljsv.supervise.logfile import CURRENT, open_regular
 
 SHARE_LEAST = 1 << 16
 FILES_MAX = 100_000
@@ -53,7 +53,7 @@ class LogCap:
     def _list(self) -> list[_File]:
         """Each log file."""
         files: list[_File] = []
-        for parent in (self.directory, f"{self.directory}/.log"):
+        for parent in (self.directory, f"{self.directory}/{OWN_LOGS}"):
             for folder in _names(parent):
                 with suppress(OSError), os.scandir(f"{parent}/{folder}") as entries:
                     for entry in entries:
@@ -100,10 +100,9 @@ def _names(directory: str) -> list[str]:
 
 def _empty(file: _File) -> None:
     """That very file: a log service may have put something else in its place. OSError where it has."""
-    fd = os.open(file.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = open_regular(file.path, os.O_WRONLY)
     try:
-        entry = os.fstat(fd)
-        if not stat.S_ISREG(entry.st_mode) or entry.st_ino != file.inode:
+        if os.fstat(fd).st_ino != file.inode:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), file.path)
         os.ftruncate(fd, 0)
     finally:

@@ -40,6 +40,9 @@ class LogReading:
     def is_by_us(self) -> bool:
         return not self._of.source.has("log/run") and self._lost_fd < 0
 
+    def describe_fault(self) -> str:
+        return self.service.describe_fault() if self.service else ""
+
     def begin(self) -> None:
         """Before the service: what is in the FIFO is for whoever reads it now."""
         self._lost_fd = self._open_lost()

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 CURRENT = "current"
 TAIL_MAX = 4096
+NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.EINVAL})
 
 
 class LogFile:
@@ -44,17 +45,14 @@ class LogFile:
 
     def _open(self) -> int:
         """A regular file of that name; what a log service has left in its place is removed."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         try:
-            fd = os.open(self.path, flags, 0o640)
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                return fd
-            os.close(fd)
+            return open_regular(self.path, flags)
         except OSError as error:
-            if error.errno not in {errno.ELOOP, errno.ENXIO}:
+            if error.errno not in NOT_REGULAR:
                 raise
         os.unlink(self.path)
-        return os.open(self.path, flags | os.O_EXCL, 0o640)
+        return open_regular(self.path, flags | os.O_EXCL)
 
     def append(self, data: bytes) -> None:
         """Append all of `data`, or raise OSError with nothing of it left behind."""
@@ -104,9 +102,9 @@ def last_lines(path: str, count: int) -> list[str]:
         os.close(fd)
 
 
-def open_regular(path: str) -> int:
-    """For reading what a log service may have put there: no symlink is followed, no FIFO waited for. OSError where it is no regular file."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
+    """A file in whose place a log service may have put something: no symlink is followed, no FIFO waited for. OSError (NOT_REGULAR) for those."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     os.close(fd)
