@@ -135,7 +135,6 @@ class Context:
 
     def read_service(self, name: str) -> Service:
         """The service directory, read as its supervisor would. Fault where it is unfit."""
-        from ljsv.service.kinds import HOST
         from ljsv.service.read import read_service
 
         path = os.path.realpath(f"{self.svdir}/{name}")
@@ -144,8 +143,7 @@ class Context:
         except OSError as error:
             raise Fault.from_os("cannot open the service directory", error, path, hint=f"ls -ld {quote(path)}") from None
         try:
-            base = HOST if name.endswith(f"/{LOG}") else ""  # a log service needs no rootfs
-            return read_service(path, fd, uid=os.geteuid(), state=self.places.state_of(name), default_base=base)
+            return read_service(path, fd, uid=os.geteuid(), state=self.places.state_of(name), is_log=name.endswith(f"/{LOG}"))
         finally:
             os.close(fd)
 

@@ -304,7 +304,7 @@ class Subject:
 
     def _look_at_log(self, names: list[str]) -> Iterator[Finding]:
         """The log service: in a jail of its own, from log/rootfs or else the host's directories."""
-        from ljsv.jail.spec import HOST, PATH, spec_of
+        from ljsv.jail.spec import PATH, spec_of
         from ljsv.service import lint
         from ljsv.service.read import read_service
 
@@ -316,7 +316,7 @@ class Subject:
             return
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            spec = spec_of(read_service(folder, fd, uid=os.fstat(fd).st_uid, default_base=HOST), f"{self.name}/log", f"{self.state}/log")
+            spec = spec_of(read_service(folder, fd, uid=os.fstat(fd).st_uid, is_log=True), f"{self.name}/log", f"{self.state}/log")
         except Fault as fault:
             yield self._finding(fault)
             return

@@ -33,7 +33,7 @@ def is_up(detail: dict[str, str], since_before: str) -> str:
     if detail.get("since") == since_before:
         return UNDECIDED
     if state == status.DOWN:
-        if detail.get("waiting") or "exiting" in detail or "pending" in detail:  # about to exit: what was sent comes after that
+        if detail.get("waiting") or "exiting" in detail or "pending" in detail or detail.get("want") != "down":  # what was sent comes after an exit
             return UNDECIDED
         return REACHED if detail.get("result") == "done" else MISSED
     return MISSED if state in {status.FAILED, status.BACKOFF} else UNDECIDED

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from fcntl import ioctl
-from select import POLLIN, poll
+from select import POLLIN, POLLOUT, poll
 from termios import FIONREAD
 from time import monotonic, sleep
 
@@ -59,7 +59,7 @@ def keep(service_pid: int, exit_fd: int, log_fds: tuple[int, ...], generation: i
 
 
 def _wait_and_relay(service_pid: int, socket_fd: int, fifo_fd: int) -> int:
-    """`wait_for`, and meanwhile each datagram into the FIFO, whole and with a NUL; what a full FIFO cannot take is dropped."""
+    """`wait_for`, and meanwhile each datagram into the FIFO, whole and with a NUL; while that is full, the service waits as well."""
     ended: list[int] = []
 
     def reap(_number: int = 0, _frame: object = None) -> None:
@@ -76,17 +76,23 @@ def _wait_and_relay(service_pid: int, socket_fd: int, fifo_fd: int) -> int:
     poller = poll()
     poller.register(os.pidfd_open(service_pid), POLLIN)
     poller.register(socket_fd, POLLIN)
+    poller.register(fifo_fd, 0)
     signal.signal(signal.SIGCHLD, reap)
     reap()  # what ended before that
+    message = b""
     while not ended:
         for fd, _ in poller.poll():
-            if fd == socket_fd:
-                try:
-                    os.write(fifo_fd, os.read(socket_fd, DATAGRAM_MAX) + b"\0")
-                except OSError:
-                    pass
-            else:
+            if fd not in {socket_fd, fifo_fd}:
                 reap()
+                continue
+            try:
+                message = message or os.read(socket_fd, DATAGRAM_MAX) + b"\0"
+                os.write(fifo_fd, message)
+                message = b""
+            except OSError:
+                pass  # it is full: this waits for room, and what comes next waits in the socket
+        poller.modify(socket_fd, 0 if message else POLLIN)
+        poller.modify(fifo_fd, POLLOUT if message else 0)
     return ended[0]
 
 

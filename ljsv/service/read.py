@@ -74,16 +74,16 @@ def check_directory(directory: str, *, is_shifted: bool) -> None:
         raise Fault("cannot start", directory, cause, hint=f"chmod a+rx {quote(directory)}")
 
 
-def read_service(directory: str, dir_fd: int, *, uid: int, default_base: str = "", state: str = "") -> Service:
+def read_service(directory: str, dir_fd: int, *, uid: int, state: str = "", is_log: bool = False) -> Service:
     """The service of `dir_fd`; `directory` is its path for messages and for what is bound. Fault if it is unfit.
 
-    `default_base`: "host" where no `rootfs` is needed. `state`: its state
-    directory, where another image may have been deployed.
+    `state`: its state directory, where another image may have been deployed.
+    `is_log`: it is the log service of another, and needs no `rootfs`.
     """
     _check_trust(directory, dir_fd, uid)
     has_run = _check_script(directory, dir_fd, "run", required=_stat(dir_fd, "rootfs") is None)
     deployed = _read_deployed(state)
-    rootfs, said, kind, base = _read_rootfs(directory, dir_fd, default_base, deployed)
+    rootfs, said, kind, base = _read_rootfs(directory, dir_fd, HOST if is_log else "", deployed)
     is_deployed = bool(deployed and deployed.path and base == deployed.path)
     image_type = check_image(base) if kind == IMAGE else ""
     defaults = read_manifest(base).defaults if image_type else Defaults()
@@ -112,6 +112,8 @@ def read_service(directory: str, dir_fd: int, *, uid: int, default_base: str = "
     if service.policy.ready.by == "check" and service.check_argv == CHECK:
         _check_script(directory, dir_fd, "check", required=True)
     _refuse_impossible(service, uid)
+    if is_log:
+        _refuse_for_log(service)
     notes = _notes(service, dir_fd, uid)
     if deployed and deployed.path and not service.deployed:
         notes += (f"base was edited after {deployed.image} was deployed, and counts: ljsv deploy brings another image in",)
@@ -377,6 +379,15 @@ def _refuse_impossible(service: Service, uid: int) -> None:
         raise Fault(f'{path}: ids and security.user_namespace = "host" exclude each other', "", "its ids are the machine's own", hint="take ids out")
     if not uid and service.rootfs.ids == "one":
         raise Fault(f'{path}: ids = "one" is not possible as root', "", "a jail is never the real root: it gets a range", hint="take ids out")
+
+
+def _refuse_for_log(service: Service) -> None:
+    """What makes no sense for a log service."""
+    directory = service.directory
+    if service.rootfs.tty:
+        raise Fault(f"{directory}/rootfs: a log service has no terminal", "", "it reads what its service writes", hint=f"take tty out of {quote(directory)}/rootfs")
+    if service.policy.needs:
+        raise Fault(f"{directory}/policy: a log service needs no other", "", "it starts before its own service", hint=f"take needs out of {quote(directory)}/policy")
 
 
 def _notes(service: Service, dir_fd: int, uid: int) -> tuple[str, ...]:

@@ -11,19 +11,21 @@ import signal
 from contextlib import suppress
 from dataclasses import replace
 
+from ljsv import status
 from ljsv.errors import Fault
+from ljsv.supervise import machine as table
 from ljsv.supervise import record
 from ljsv.supervise.log_service import LogService
 from ljsv.supervise.loop import now
 from ljsv.supervise.machine import Event
-from ljsv.supervise.supervisor import move_directory
+from ljsv.supervise.supervisor import DEPLOY, move_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ljsv.supervise.supervisor import Supervisor
 
 LOST_TIMEOUT_S = 10.0
-CANCEL_EXIT = "udo"
+WANTS = {"u": table.WANT_UP, "o": table.WANT_ONCE, "d": table.WANT_DOWN, "x": table.WANT_DOWN}
 
 
 class LogReading:
@@ -33,7 +35,6 @@ class LogReading:
         self._of = of
         self.service: LogService | None = None
         self.is_exiting = False
-        self._late = ""  # commands that came while it was exiting
         self._lost_fd = -1
 
     @property
@@ -42,6 +43,11 @@ class LogReading:
 
     def describe_fault(self) -> str:
         return self.service.describe_fault() if self.service else ""
+
+    def describe_jail(self) -> str:
+        """That of the log service, for `_open_lost`: pid and start time of its pid 1, and of its program; "" for none."""
+        jail = self.service.jail.record if self.service else None
+        return f"{jail.pid} {jail.start_time} {jail.service_pid} {jail.service_start_time}" if jail else ""
 
     def begin(self) -> None:
         """Before the service: what is in the FIFO is for whoever reads it now."""
@@ -84,8 +90,7 @@ class LogReading:
         self.service = None
         if not self.is_exiting:
             self._read_on()
-        elif self._late:
-            self._of.pending, self._of.machine = self._late, replace(self._of.machine, is_exiting=False)
+        elif not self._of.machine.is_exiting:
             self._of.hand_over()
         else:
             self._of.finish()
@@ -100,8 +105,11 @@ class LogReading:
         self.service.end_of_input()
 
     def command(self, byte: str) -> None:
-        """One that comes while it is exiting is for another supervisor, which follows then."""
-        self._late += byte if byte in CANCEL_EXIT else ""
+        """One that comes while it is exiting is for another supervisor, which follows then, or when this one is killed."""
+        if byte in {*WANTS, DEPLOY}:
+            machine = self._of.machine
+            self._of.machine = replace(machine, want=WANTS.get(byte, machine.want), is_exiting=byte == "x")
+            self._of.is_dirty = True
 
     def _read_on(self) -> None:
         self._of.logs.take_back()
@@ -111,12 +119,12 @@ class LogReading:
     # ---- one whose log/ has gone while nobody supervised
 
     def _open_lost(self) -> int:
-        """Its pidfd; -1 for none. It is told to end."""
+        """Its pidfd; -1 for none. It is told to end. Its own record may have gone with log/."""
         of = self._of
-        jail = None if of.source.has("log/run") else record.read_jail_record(f"{of.directory.path}/log")
-        if jail is None or jail.boot_id != of.boot_id:
+        detail = status.read_detail(of.directory.path)
+        if of.source.has("log/run") or detail.get("boot") != of.boot_id or "log_jail" not in detail:
             return -1
-        pidfd, service_fd = record.open_jail(jail)
+        pidfd, service_fd = record.open_both(*map(int, detail["log_jail"].split()))
         if service_fd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(service_fd, signal.SIGTERM)

@@ -11,8 +11,8 @@ import os
 from dataclasses import replace
 
 from ljsv import status
-from ljsv.errors import Fault, quote
-from ljsv.jail.spec import HOST, BindMount, JailSpec
+from ljsv.errors import Fault
+from ljsv.jail.spec import BindMount, JailSpec
 from ljsv.service.read import Service, read_service
 from ljsv.supervise import machine as table
 from ljsv.supervise.events import Events
@@ -28,11 +28,7 @@ class LogSource(Source):
     """Its directory needs no `rootfs`."""
 
     def _read(self) -> Service:
-        service = read_service(self.path, self.dir_fd, uid=os.geteuid(), default_base=HOST)
-        if service.rootfs.tty:
-            hint = f"take tty out of {quote(self.path)}/rootfs"
-            raise Fault(f"{self.path}/rootfs: a log service has no terminal", "", "it reads what its service writes", hint=hint)
-        return service
+        return read_service(self.path, self.dir_fd, uid=os.geteuid(), is_log=True)
 
 
 class LogService(Supervisor):
@@ -81,7 +77,7 @@ class LogService(Supervisor):
     def end_of_input(self) -> None:
         """Nobody writes any more: it ends by itself, or is stopped when its time is up."""
         self.is_ending = True
-        if self.machine.state in table.RUNNING:
+        if self.machine.state in table.WITH_RUN:
             self.machine = replace(self.machine, want=table.WANT_DOWN, is_exiting=True, is_commanded=True)
             self.feed(Event("stopping"))
         else:

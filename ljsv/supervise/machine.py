@@ -111,6 +111,7 @@ class Machine:
     is_exiting: bool = False
     is_paused: bool = False
     term_sent: bool = False
+    due: int = 0  # the signal that makes it end, and has not been sent yet: ./control/t comes first
     is_commanded: bool = False  # the run that goes on, or has just ended, was told to end
     is_waiting: bool = False  # in `down`: it starts when what it needs is ready
     was_ready: bool = False  # the run that goes on, or has just ended
@@ -148,7 +149,7 @@ Rule = Callable[[Machine, Event, Rules, float], Result]
 
 def _start(m: Machine, now: float) -> Result:
     started = replace(
-        m, state=STARTING, since=now, deadline=now + BUILD_TIMEOUT_S, is_paused=False, term_sent=False,
+        m, state=STARTING, since=now, deadline=now + BUILD_TIMEOUT_S, is_paused=False, term_sent=False, due=0,
         is_commanded=False, is_waiting=False, was_ready=False, ready_after=None, result="", is_fault=False,
     )
     return started, (START,)
@@ -161,9 +162,14 @@ def _rest(m: Machine, now: float, result: str) -> Result:
 
 
 def _stop(m: Machine, rules: Rules, now: float) -> Result:
-    stopping = replace(m, state=STOPPING, deadline=now + rules.stop_timeout, term_sent=True, is_commanded=True)
-    script = Script("x" if m.is_exiting else "d")  # first: when the signal is sent, its jail may be gone
-    return stopping, (script, Signal(rules.stop_signal, "t"), Signal(signal.SIGCONT))
+    stopping = replace(m, state=STOPPING, deadline=now + rules.stop_timeout, due=rules.stop_signal, is_commanded=True)
+    return stopping, _tell_to_end(stopping)
+
+
+def _tell_to_end(m: Machine) -> tuple[Action, ...]:
+    """Its script first: when the signal is sent, its jail may be gone."""
+    script = (Script("x" if m.is_exiting else "d"),) if m.want == WANT_DOWN else ()
+    return (*script, Signal(m.due, "t"), Signal(signal.SIGCONT))
 
 
 def _conclude(m: Machine, rules: Rules, now: float) -> Result:
@@ -243,7 +249,7 @@ def _go_down(m: Machine, rules: Rules, now: float) -> Result:
 
 def _term(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
     goes_on = (Signal(signal.SIGCONT),) if m.want == WANT_DOWN else ()
-    return replace(m, term_sent=True, is_commanded=True), (Signal(signal.SIGTERM, "t"), *goes_on)
+    return replace(m, due=signal.SIGTERM, is_commanded=True), (Signal(signal.SIGTERM, "t"), *goes_on)
 
 
 def _pause(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
@@ -276,8 +282,8 @@ def _ready(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
 
 def _not_ready(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
     """Not ready in time: ended like a run that has failed."""
-    m, actions = _stop(m, rules, now)
-    return replace(m, is_commanded=False), actions[1:]
+    m = replace(_stop(m, rules, now)[0], is_commanded=False)
+    return m, _tell_to_end(m)
 
 
 def _stopping(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
@@ -290,6 +296,13 @@ def _silent(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
     return replace(m, state=STOPPING, deadline=now + rules.stop_timeout), (Signal(signal.SIGABRT), Signal(signal.SIGCONT))
 
 
+def _adopted(m: Machine, event: Event, rules: Rules, now: float) -> Result:
+    """A supervisor was killed while the scripts ran that come before a signal: they run again, and then it is sent."""
+    if not m.due:
+        return m, ()
+    return (m, _tell_to_end(m)) if m.state == STOPPING else _term(m, event, rules, now)
+
+
 def _needs_missing(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
     """What it needs is not ready: it waits in `down`."""
     return replace(m, state=DOWN, since=now, deadline=None, is_waiting=True), ()
@@ -300,7 +313,7 @@ def _needs_ready(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
 
 
 def _ended(m: Machine, event: Event, rules: Rules, now: float) -> Result:
-    m = replace(m, end=event.end, run_time=max(now - m.since, 0.0))
+    m = replace(m, due=0, end=event.end, run_time=max(now - m.since, 0.0))
     if rules.has_finish and m.end is not None:
         return replace(m, state=FINISHING, deadline=now + rules.finish_timeout, is_paused=False, term_sent=False), (RUN_FINISH,)
     return _conclude(m, rules, now)
@@ -371,6 +384,7 @@ TABLE: dict[tuple[str, str], Rule] = {
     (UP, "deadline"): _not_ready,
     **_rows(RUNNING, "stopping", _stopping),
     **_rows(RUNNING, "silent", _silent),
+    **_rows(WITH_RUN, "adopted", _adopted),
     **_rows((STARTING, *WITH_RUN), "ended", _ended),
     **_rows((STARTING, STOPPING), "build failed", _build_failed),
     (FINISHING, "finish missing"): _finish_missing,

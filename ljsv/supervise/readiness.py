@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BY_FD, BY_NOTIFY, BY_CHECK = "fd", "notify", "check"
 SOCKET_AT = "/run/notify"
+RELOADING = "reloading"
 READ_SIZE = 65536
 STATUS_MAX = 200
 CHECK_AGAIN_S, CHECK_TIMEOUT_S = 0.5, 10.0
@@ -79,19 +80,28 @@ class Readiness:
 
     # ---- a run
 
-    def listen(self, directory: str, by: str, policy: Policy | None, status_text: str = "") -> None:
-        """To the run that is about to begin, or has begun, in that supervise directory."""
+    def listen(self, directory: str, policy: Policy) -> None:
+        """To the run that is about to begin in that supervise directory."""
+        self.by, self._watchdog_s = policy.ready.by or BY_START, policy.ready.watchdog
+        self._status_text, self._is_reloading = "", False
+        self._open(directory, policy.scripts.check)
+
+    def carry_on(self, directory: str, detail: dict[str, str], check_timeout_s: float) -> None:
+        """With a run that another supervisor has begun, and which `describe` has described."""
+        self.by, self._watchdog_s = detail.get("ready_by", BY_START), float(detail.get("watchdog", "0"))
+        self._is_reloading = "reloading" in detail
+        self._status_text = detail.get("status_text", "").removeprefix(f"{RELOADING}; " if self._is_reloading else "")
+        self._open(directory, check_timeout_s)
+
+    def _open(self, directory: str, check_timeout_s: float) -> None:
         self.close()
-        self.by, self._status_text = by, status_text
-        self._watchdog_s = policy.ready.watchdog if policy else 0.0
-        self._check_timeout_s = policy.scripts.check if policy else CHECK_TIMEOUT_S
-        if by in {BY_FD, BY_NOTIFY}:
+        self._check_timeout_s = check_timeout_s
+        if self.by in {BY_FD, BY_NOTIFY}:
             self._fd = open_fifo(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK)
             self._loop.watch(self._fd, self._hear)
 
     def wire(self, directory: str) -> Wires:
         """For a new run: nothing of the one before counts."""
-        self._is_reloading = False
         if self._fd < 0:
             return Wires()
         with suppress(BlockingIOError):
@@ -120,11 +130,21 @@ class Readiness:
         """The jail is gone."""
         self._set_timer("check", None, self._check)
 
-    def describe(self) -> str:
-        """What it says of itself, for `detail`."""
+    def describe(self) -> dict[str, str]:
+        """What it says of itself, and what is asked of it, for `detail`."""
+        return {
+            "ready_by": self.by,
+            "watchdog": f"{self._watchdog_s:g}" if self._watchdog_s else "",
+            "reloading": "yes" if self._is_reloading else "",
+            "status_text": self.status_text,
+        }
+
+    @property
+    def status_text(self) -> str:
+        """What it says of itself, "" where it does not run."""
         if self._state not in {status.UP, status.READY, status.STOPPING}:
             return ""
-        return f"reloading; {self._status_text}".removesuffix("; ") if self._is_reloading else self._status_text
+        return f"{RELOADING}; {self._status_text}" if self._is_reloading else self._status_text
 
     def close(self) -> None:
         if self._fd >= 0:

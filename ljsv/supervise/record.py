@@ -78,8 +78,13 @@ def read_jail_record(directory: str) -> JailRecord | None:
 
 def open_jail(record: JailRecord) -> tuple[int, int]:
     """(pidfd of the jail's pid 1, pidfd of its service); -1 for what is gone."""
-    pidfd = open_process(record.pid, record.start_time)
-    service_fd = open_process(record.service_pid, record.service_start_time) if pidfd >= 0 else -1
+    return open_both(record.pid, record.start_time, record.service_pid, record.service_start_time)
+
+
+def open_both(pid: int, start_time: int, service_pid: int, service_start_time: int) -> tuple[int, int]:
+    """The same by the numbers of a record."""
+    pidfd = open_process(pid, start_time)
+    service_fd = open_process(service_pid, service_start_time) if pidfd >= 0 else -1
     return pidfd, service_fd
 
 

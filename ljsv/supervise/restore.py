@@ -127,6 +127,7 @@ def restore_machine(detail: dict[str, str]) -> Machine | None:
             is_exiting="exiting" in detail,
             is_paused="paused" in detail,
             term_sent="term_sent" in detail,
+            due=int(detail.get("due", "0")),
             is_commanded="commanded" in detail,
             is_waiting="is_waiting" in detail,
             was_ready="was_ready" in detail,

@@ -78,7 +78,7 @@ class Scanner:
         self.control_fd = self.events_fd = -1
         self.groups = Tree()
         self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._problems = ""
+        self._problems: str | None = None  # as it was written last
         self.settings = Settings()
         self.sweeps_left = 0
         taken = [int(word) for word in os.environ.pop(TAKEN_OVER, "").split()]

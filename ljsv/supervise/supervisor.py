@@ -37,12 +37,12 @@ from ljsv.supervise.limits import JailGroup
 from ljsv.supervise.logfile import LogFile
 from ljsv.supervise.logs import Logs
 from ljsv.supervise.loop import Loop, now
-from ljsv.supervise.machine import BY_START, Action, Event, Machine, Script, Signal
+from ljsv.supervise.machine import Action, Event, Machine, Script, Signal
 from ljsv.supervise.needs import Circle, Needs, name_dependents, open_dependents
 from ljsv.supervise.orphans import mark_of
-from ljsv.supervise.readiness import Readiness, Wires
+from ljsv.supervise.readiness import CHECK_TIMEOUT_S, Readiness, Wires
 from ljsv.supervise.restore import FINISH, RUN, CarryOn, Left, adopt, carry_on
-from ljsv.supervise.scripts import Scripts
+from ljsv.supervise.scripts import NOT_RUN, Scripts
 from ljsv.supervise.source import Source
 
 TYPE_CHECKING = False
@@ -228,19 +228,17 @@ class Supervisor:
             return
         service = self.source.service
         self.jail.adopt(jail, settings_of(service.limits) if service and not self.source.edit_fault else None)
-        by = detail.get("ready_by", BY_START)
-        self.readiness.listen(self.directory.path, by, service.policy if service else None, detail.get("status_text", ""))
-        self.machine, self.is_unsure = adopt(found.machine, jail, self.source.rules, by, now()), found.is_unsure
+        self.readiness.carry_on(self.directory.path, detail, service.policy.scripts.check if service else CHECK_TIMEOUT_S)
+        self.machine, self.is_unsure = adopt(found.machine, jail, self.source.rules, self.readiness.by, now()), found.is_unsure
         self.events.send("adopted", pid=jail.service_pid, alive=self.jail.is_alive)
         if self.jail.is_alive:
             self.source.run_began()
             self._hold_needs()
             self.logs.reopen(jail)
-            if self.machine.state == status.STOPPING and self.machine.is_commanded:
-                for number in (self.source.rules.stop_signal, signal.SIGCONT):
-                    self.jail.signal_service(number)
             self.readiness.follow(self.machine.state)
         self.jail.go_on()
+        if self.jail.is_alive:
+            self.feed(Event("adopted"))
 
     def _leave(self) -> None:
         """The last announcement; a service directory that is gone takes its runtime folder with it."""
@@ -289,7 +287,7 @@ class Supervisor:
             self.reason = self.reason or f"not ended {self.source.rules.stop_timeout:g}s after {what}"
             self.events.send("stop timeout: killing the jail", "warning", timeout_s=self.source.rules.stop_timeout)
         if self.machine.state == status.UP:
-            said = self.readiness.describe()
+            said = self.readiness.status_text
             self.reason = f"not ready within {self.source.rules.ready_timeout:g}s" + (f"; {said}" if said else "")
             self.events.send("not ready in time: stopping it", "warning", timeout_s=self.source.rules.ready_timeout)
         self.feed(Event("deadline"))
@@ -312,24 +310,25 @@ class Supervisor:
     def _signal_run(self, action: Signal) -> None:
         """To what runs; first ./control/C, which may have done it by itself (exit 0)."""
 
-        def send(code: int) -> None:
+        def send(code: int = NOT_RUN) -> None:
             if code != 0:
                 self.jail.signal_service(action.number)
-                self._say_term_sent(action, is_sent=True)
+            if action.script == "t":
+                self._say_sent(action.number, is_sent=code != 0)
 
         self._sent |= {action.number}
         if action.script and self._has_control(action.script):
-            self._say_term_sent(action, is_sent=False)
             self._run_control(action.script, send)
         elif action.number == signal.SIGKILL:
             self.jail.signal_service(action.number)
         else:
-            self.scripts.then(lambda: self.jail.signal_service(action.number))
+            self.scripts.then(send)
 
-    def _say_term_sent(self, action: Signal, *, is_sent: bool) -> None:
-        """Byte 18 is set when the signal has really been sent."""
-        if action.script == "t" and self.machine.state in table.WITH_RUN:
-            self.machine = replace(self.machine, term_sent=is_sent)
+    def _say_sent(self, number: int, *, is_sent: bool) -> None:
+        """Byte 18 is set when the signal has really been sent; it is due no more, either way."""
+        machine = self.machine
+        if machine.state in table.WITH_RUN:
+            self.machine = replace(machine, term_sent=is_sent, due=0 if machine.due == number else machine.due)
             self.is_dirty = True
 
     def _has_control(self, name: str) -> bool:
@@ -525,7 +524,7 @@ class Supervisor:
         try:
             spec = self._spec_of(service, argv)
             if script == RUN:
-                self.readiness.listen(folder, service.policy.ready.by or BY_START, service.policy)
+                self.readiness.listen(folder, service.policy)
                 wires = self.readiness.wire(folder)
                 spec = spec.replace(binds=(*spec.binds, *wires.binds), env=(*wires.env, *spec.env))
             tty = spec.tty if script == RUN else ""
@@ -672,12 +671,12 @@ class Supervisor:
         """One after the other. What is left is announced with each: if we are killed in between, the next supervisor does it."""
         for done, byte in enumerate(commands, 1):
             self.pending = commands[done:]
-            if byte == DEPLOY and self.has_deployments:
+            if self.log_reading and self.log_reading.is_exiting:
+                self.log_reading.command(byte)
+            elif byte == DEPLOY and self.has_deployments:
                 self._open_deployer().ask()
             elif self.deployer and self.deployer.command(byte):
                 continue
-            elif self.log_reading and self.log_reading.is_exiting:
-                self.log_reading.command(byte)
             elif self._is_command(byte) and not self.is_done:
                 self.feed(Event(byte))
 

@@ -215,7 +215,7 @@ def test_stop_sends_the_signal_then_cont_then_kills_the_jail() -> None:
     m, _ = step(m, Event("executed"), rules, 0.0)
     m, actions = step(m, Event("d"), rules, 1.0)
     assert actions == (table.Script("d"), Signal(signal.SIGQUIT, "t"), Signal(signal.SIGCONT))
-    assert m.deadline == 4.0 and m.term_sent
+    assert m.deadline == 4.0 and m.due == signal.SIGQUIT
     m, actions = step(m, Event("deadline"), rules, 4.0)
     assert actions == (table.KILL_JAIL,)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ljsv.status import read_detail
 from tests.conftest import Tree, wait_for
 from tests.integration.generations.test_generations import NOTIFY, QUICK, begin, in_jail, make_images, record, state_of
 from tests.integration.store_kit import own_store, use_store
@@ -115,6 +116,20 @@ def test_a_service_that_is_down(tree: Tree, kind: str) -> None:
     tree.ljsv("down", "web")
     tree.ljsv("deploy", "web", "--image", f"{tree.root}/two.squashfs", code=0 if kind == "good" else 1)
     tree.wait_state("web", "ready" if kind == "good" else "down")
+
+
+def test_while_its_log_service_reads_the_rest(tree: Tree) -> None:
+    """It was told to exit: what is deployed then is deployed by the supervisor that follows, and the exit is called off."""
+    make_images(tree, one="good", two="good")
+    begin(tree)
+    log = tree.write("log", "#!/bin/sh\ncat >/dev/null\nsleep 1\n", rootfs=None)
+    log.rename(tree.sv / "web/log")
+    wait_for(lambda: read_detail(str(tree.sv / "web/log/supervise")).get("state") == "ready", "its log service")
+    with open(tree.supervise("web") / "control", "w") as control:
+        control.write("x")
+    tree.wait_state("web", "down")
+    tree.ljsv("deploy", "web", "--image", f"{tree.root}/two.squashfs")
+    assert in_jail(tree, "cat", "/version") == "two"
 
 
 def test_an_edited_base_is_the_newer_word(tree: Tree) -> None:
