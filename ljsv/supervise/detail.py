@@ -33,6 +33,9 @@ def describe(of: Supervisor) -> dict[str, str]:
         "fault": str(fault) if fault else "",
         "hint": fault.hint if fault else "",
         "changed": of.source.changed,
+        "files": of.source.describe_files() if of.jail.is_alive else "",
+        "process_limits": of.jail.process_limits,
+        "oom_kills": str(of.group.oom_kills) if of.group.oom_kills else "",
         "log_fault": (of.log_reading.describe_fault() if of.log_reading else "") or of.logs.fault,
         "log_jail": of.log_reading.describe_jail() if of.log_reading else "",
         "normally": of.source.normally,
@@ -47,6 +50,8 @@ def describe(of: Supervisor) -> dict[str, str]:
         "cgroup": of.group.path,
         **(of.deployer.shown if of.deployer else {}),
     }
+    for number, note in enumerate(of.jail.notes):
+        extra[f"jail_note{number}"] = note
     notes = (*(service.notes if service else ()), *of.logs.notes, *of.jail.notes, *of.group.notes)
     for number, note in enumerate(notes):
         extra[f"note{number}"] = note

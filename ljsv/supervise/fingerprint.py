@@ -8,6 +8,7 @@ from contextlib import suppress
 
 FILES = ("run", "rootfs", "rootfs.toml", "limits", "policy", "finish")
 ENV_MAX = ENTRIES_MAX = 1024
+TEXT_MAX = 8192
 Fingerprint = tuple[tuple[str, int, int, int, int], ...]
 
 
@@ -61,6 +62,22 @@ def _env_names(dir_fd: int) -> list[str]:
         return sorted(os.listdir(fd))[:ENV_MAX]
     finally:
         os.close(fd)
+
+
+def format_fingerprint(fingerprint: Fingerprint) -> str:
+    """In a line, for the next supervisor; "" where that would be too much, or a name is none that a run can begin with."""
+    text = " ".join([":".join(map(str, entry)) for entry in fingerprint])
+    is_plain = all(entry[0].isprintable() and not {":", " "} & set(entry[0]) for entry in fingerprint)
+    return text if is_plain and len(text) <= TEXT_MAX else ""
+
+
+def parse_fingerprint(text: str) -> Fingerprint:
+    """What `format_fingerprint` wrote; () where it makes no sense."""
+    try:
+        words = [word.split(":") for word in text.split()]
+        return tuple([(name, int(inode), int(time), int(size), int(mode)) for name, inode, time, size, mode in words])
+    except ValueError:
+        return ()
 
 
 def describe_change(old: Fingerprint, new: Fingerprint) -> str:

@@ -78,6 +78,7 @@ class ServiceJail:
         self.fault: Fault | None = None
         self.failed_stage = ""
         self.notes: tuple[str, ...] = ()
+        self.process_limits = ""  # what was asked for the run besides its control group, to be compared
         self.record: JailRecord | None = None
         self._launch: Launch | None = None
         self.spec: JailSpec | None = None  # of the jail begun last, not of one that was adopted
@@ -163,6 +164,7 @@ class ServiceJail:
                     os.close(fd)
         self.spec, self.script, self._slot, self._log_inode = spec, script, id_map.slot, log.inode
         self.notes = self._launch.facts.notes
+        self.process_limits = describe_process_limits(spec)
         self._jail_fd = self._launch.pidfd
         self._loop.watch(self._launch.channel_fd, self._read_report)
         self._loop.watch(self._jail_fd, self._ended)
@@ -221,14 +223,16 @@ class ServiceJail:
 
     # ---- adopting
 
-    def adopt(self, jail: JailRecord, settings: tuple[Setting, ...] | None) -> None:
+    def adopt(self, jail: JailRecord, settings: tuple[Setting, ...] | None, detail: dict[str, str]) -> None:
         """That of the supervisor before, with the limits that its files ask for (None: they cannot be read). Watched from `go_on` on."""
+        self.notes = tuple(text for name, text in detail.items() if name.startswith("jail_note"))
+        self.process_limits = detail.get("process_limits", "")
         self.script, self.record, self._slot = jail.script, jail, jail.slot
         self._jail_fd, self._service_fd = record.open_jail(jail)
         self._server_fd = record.open_server(jail)
         self._exit_fd = record.open_exit_reader(self._directory())
         self.service_pid = jail.service_pid if self.is_alive else 0
-        self._group.adopt("" if jail.cgroup == record.NO_GROUP else jail.cgroup, settings, is_alive=self.is_alive)
+        self._group.adopt("" if jail.cgroup == record.NO_GROUP else jail.cgroup, settings, int(detail.get("oom_kills", "0")), is_alive=self.is_alive)
 
     def go_on(self) -> None:
         """Watch what was adopted; where it is dead already, that is told now."""
@@ -348,6 +352,11 @@ class ServiceJail:
         if self._exit_fd >= 0:
             os.close(self._exit_fd)
         self._exit_fd = -1
+
+
+def describe_process_limits(spec: JailSpec) -> str:
+    """In a line: what is asked for a run besides its control group, and cannot be changed while it goes on."""
+    return " ".join([f"{number}={value}" for number, value in sorted(spec.rlimits)] + [f"{spec.nice} {spec.oom_score_adj}"])
 
 
 def _apply_priority(spec: JailSpec, pid: int) -> None:

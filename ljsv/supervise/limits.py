@@ -41,19 +41,19 @@ _FILES = (
 
 
 class JailGroup:
-    """`path` is "" while there is none. `on_stuck` is called with the reason when the jail has to be killed."""
+    """`path` is "" while there is none. `on_stuck` is called with the reason when the jail has to be killed, `on_change` when `oom_kills` is another."""
 
-    def __init__(self, tree: Tree, loop: Loop, events: Events, key: str, on_stuck: Callable[[str], None]) -> None:
+    def __init__(self, tree: Tree, loop: Loop, events: Events, key: str, on_stuck: Callable[[str], None], on_change: Callable[[], None]) -> None:
         self.tree = tree
         self.path = ""
         self.notes: tuple[str, ...] = ()
         self.fault: Fault | None = None
-        self._loop, self._events, self._key, self._on_stuck = loop, events, key, on_stuck
+        self._loop, self._events, self._key, self._on_stuck, self._on_change = loop, events, key, on_stuck, on_change
         self._settings: tuple[Setting, ...] = ()  # in force
         self._told: tuple[str, ...] = ()
         self.is_frozen = False
         self._memory_fd = self._stall_fd = -1
-        self._oom_kills, self._oom_at = 0, NEVER
+        self.oom_kills, self._oom_at = 0, NEVER  # of processes, for want of memory, that have been told; and when
         self._stalled_since = self._stalled_last = -STALL_GAP_S
         self._left: dict[str, int] = {}
 
@@ -82,17 +82,21 @@ class JailGroup:
         self._say_lost((*lost, *self._guard_stall()))
         return fd
 
-    def adopt(self, path: str, settings: tuple[Setting, ...] | None, *, is_alive: bool) -> None:
-        """The group of a jail of the supervisor before us, which may be dead by now; `settings` None: its files cannot be read."""
+    def adopt(self, path: str, settings: tuple[Setting, ...] | None, oom_kills: int, *, is_alive: bool) -> None:
+        """The group of a jail of the supervisor before us, which may be dead by now; `settings` None: its files cannot be read.
+
+        `oom_kills`: those that have been seen.
+        """
         if not path or not cgroup.has_file(path, "cgroup.events"):
             return
         self.path = path
         if not is_alive:
-            self._oom_kills, self._oom_at = 0, NEVER  # whatever was killed, nobody has seen it
+            self.oom_kills, self._oom_at = oom_kills, NEVER
             return
         self._settings = _read_settings(path)
         self.is_frozen = cgroup.read_words(path, "cgroup.freeze") == ("1",)
         self._watch_memory()
+        self._count_kills(oom_kills)
         if settings is None:
             self._guard_stall()
         else:
@@ -173,7 +177,7 @@ class JailGroup:
 
     def _watch_memory(self) -> None:
         """memory.events is readable with POLLPRI when one of its numbers has changed."""
-        self._oom_kills, self._oom_at = cgroup.read_pairs(self.path, "memory.events").get("oom_kill", 0), NEVER
+        self.oom_kills, self._oom_at = cgroup.read_pairs(self.path, "memory.events").get("oom_kill", 0), NEVER
         with suppress(OSError):
             self._memory_fd = os.open(f"{self.path}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
             os.read(self._memory_fd, 4096)
@@ -181,11 +185,15 @@ class JailGroup:
 
     def _memory_changed(self) -> None:
         os.pread(self._memory_fd, 4096, 0)
-        kills = cgroup.read_pairs(self.path, "memory.events").get("oom_kill", 0)
-        if kills > self._oom_kills:
-            self._events.send("out of memory: a process was killed", "warning", killed=kills - self._oom_kills)
+        self._count_kills(self.oom_kills)
+
+    def _count_kills(self, seen: int) -> None:
+        """Of processes for want of memory; `seen` of them have been told."""
+        self.oom_kills = cgroup.read_pairs(self.path, "memory.events").get("oom_kill", 0)
+        if self.oom_kills > seen:
+            self._events.send("out of memory: a process was killed", "warning", killed=self.oom_kills - seen)
             self._oom_at = now()
-        self._oom_kills = kills
+            self._on_change()
 
     def _guard_stall(self) -> tuple[tuple[str, str, str], ...]:
         """Above memory.high a jail that can give nothing back is slowed down for ever: it has to be noticed, or there is no memory.high."""
@@ -225,7 +233,7 @@ class JailGroup:
 
     def _explain_memory(self) -> str:
         events = cgroup.read_pairs(self.path, "memory.events")
-        if events.get("oom_kill", 0) <= self._oom_kills and now() - self._oom_at > OOM_RECENT_S:
+        if events.get("oom_kill", 0) <= self.oom_kills and now() - self._oom_at > OOM_RECENT_S:
             return ""  # not at all, or it went on after that
         most = cgroup.read_number(self.path, "memory.max")
         if events.get("oom") and most is not None:

@@ -13,7 +13,7 @@ from ljsv.linux import files
 from ljsv.service.read import Service, read_service
 from ljsv.service.stored import resolve
 from ljsv.service.toml import SIGNALS
-from ljsv.supervise.fingerprint import Fingerprint, describe_change, replace_entry, take_fingerprint
+from ljsv.supervise.fingerprint import Fingerprint, describe_change, format_fingerprint, parse_fingerprint, replace_entry, take_fingerprint
 from ljsv.supervise.machine import BY_START, Rules
 
 TYPE_CHECKING = False
@@ -135,6 +135,16 @@ class Source:
     def run_began(self) -> None:
         """With the values that were last found good."""
         self._running_print, self.changed = self._good_print, ""
+
+    def run_goes_on(self, files: str) -> None:
+        """Begun by another supervisor, which has said (`describe_files`) what its files were like."""
+        self.run_began()
+        self._running_print = parse_fingerprint(files) or self._running_print
+        self.look(is_running=True)
+
+    def describe_files(self) -> str:
+        """What those that the run began with were like, for the next supervisor."""
+        return format_fingerprint(self._running_print)
 
     def limits_hold(self) -> None:
         """What `limits` says by now is in force for the run as well."""

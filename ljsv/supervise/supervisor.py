@@ -32,7 +32,7 @@ from ljsv.supervise.detail import describe
 from ljsv.supervise.directory import SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
 from ljsv.supervise.events import Events
 from ljsv.supervise.fingerprint import list_entries
-from ljsv.supervise.jail import ServiceJail
+from ljsv.supervise.jail import ServiceJail, describe_process_limits
 from ljsv.supervise.limits import JailGroup
 from ljsv.supervise.logfile import LogFile
 from ljsv.supervise.logs import Logs
@@ -106,7 +106,7 @@ class Supervisor:
         self.loop = loop or Loop()
         self.groups = groups
         self.log_cap = log_cap
-        self.group = JailGroup(groups, self.loop, events, self.key, self._stuck)
+        self.group = JailGroup(groups, self.loop, events, self.key, self._stuck, self._touch)
         self.machine = Machine()
         self.source = self.source_class(dir_fd)
         self.deployer: Deployer | None = None
@@ -227,12 +227,12 @@ class Supervisor:
         if jail is None:
             return
         service = self.source.service
-        self.jail.adopt(jail, settings_of(service.limits) if service and not self.source.edit_fault else None)
+        self.jail.adopt(jail, settings_of(service.limits) if service and not self.source.edit_fault else None, detail)
         self.readiness.carry_on(self.directory.path, detail, service.policy.scripts.check if service else CHECK_TIMEOUT_S)
         self.machine, self.is_unsure = adopt(found.machine, jail, self.source.rules, self.readiness.by, now()), found.is_unsure
         self.events.send("adopted", pid=jail.service_pid, alive=self.jail.is_alive)
         if self.jail.is_alive:
-            self.source.run_began()
+            self.source.run_goes_on(detail.get("files", ""))
             self._hold_needs()
             self.logs.reopen(jail)
             self.readiness.follow(self.machine.state)
@@ -449,12 +449,11 @@ class Supervisor:
 
     def _change_limits(self) -> None:
         """What `limits` says of the control group holds for what runs as well; what it says of processes, from the next start on."""
-        service, spec = self.source.service, self.jail.spec
+        service = self.source.service
         if service is None or not self.group.path:
             return
         self.group.apply(settings_of(service.limits), f"{self.source.path}/limits")
-        fresh = self._spec_of(service, ("./run",))
-        if spec is None or (fresh.rlimits, fresh.nice, fresh.oom_score_adj) == (spec.rlimits, spec.nice, spec.oom_score_adj):
+        if describe_process_limits(self._spec_of(service, ("./run",))) == self.jail.process_limits:
             self.source.limits_hold()
             self._look()
         self.is_dirty = True

@@ -140,7 +140,7 @@ def test_new_group_is_not_taken_for_what_was_left_of_the_one_before_it(tmp_path:
     """Who had entered a jail that has ended is killed later than at once; by then the next jail may be in a group of that name."""
     loop = Loop()
     with open(os.devnull, "wb") as null:
-        group = JailGroup(Tree(str(tmp_path)), loop, Events(null.fileno(), "a"), "a", lambda _reason: None)
+        group = JailGroup(Tree(str(tmp_path)), loop, Events(null.fileno(), "a"), "a", lambda _reason: None, lambda: None)
         os.close(group.begin("a", ()))
         held = Path(group.path) / "held"
         held.mkdir()  # as a process would, it keeps the group

@@ -211,3 +211,31 @@ def count_ends(tree: Tree, end: str) -> int:
     return sum(event.get("end") == end and "run_time_s" in event for event in events)
 
 
+
+
+@pytest.mark.parametrize("how", ["upgrade", "kill"])
+def test_what_has_changed_since_the_run_began(scanning: Tree, how: str) -> None:
+    """An edit is still shown by the supervisor that follows; `limits` of the control group are no change, those of processes are."""
+    scanning.add("a", limits='memory = "64M"\nnofile = 100\n', env__ONE="1\n")
+    scanning.wait_state("a", "ready")
+
+    def follow() -> None:
+        before = scanning.supervisor_pid("a")
+        if how == "upgrade":
+            scanning.ljsv("upgrade")
+        else:
+            os.kill(before, signal.SIGKILL)
+        wait_for(lambda: scanning.supervisor_pid("a") not in {0, before}, "another supervisor")
+
+    follow()
+    assert "changed" not in scanning.detail("a")
+    (scanning.sv / "a/run").write_text("#!/bin/sh\n# edited\nexec sleep 1000\n")
+    (scanning.sv / "a/env/ONE").write_text("2\n")
+    wait_for(lambda: scanning.detail("a").get("changed") == "env/ONE run", "the edits")
+    follow()
+    assert scanning.detail("a")["changed"] == "env/ONE run"
+    (scanning.sv / "a/limits").write_text('memory = "64M"\nnofile = 200\n')
+    wait_for(lambda: scanning.detail("a")["changed"] == "env/ONE limits run", "that edit")
+    scanning.ljsv("restart", "a")
+    follow()
+    assert "changed" not in scanning.detail("a")

@@ -26,6 +26,7 @@ def end_supervisor(tree: Tree, name: str, how: str) -> None:
     else:
         os.kill(before, signal.SIGKILL)
     wait_for(lambda: tree.supervisor_pid(name) not in {0, before}, "another supervisor")
+    wait_for(lambda: status.is_supervised(str(tree.supervise(name))), "it to say so")
 
 
 def write_control(tree: Tree, name: str, commands: str) -> None:
