@@ -36,11 +36,13 @@ SUBORDINATE = 3_000_000 + WORKER * 65_536  # the first of the ids that `subordin
 SLOW_S = 20.0
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Started in the background of a script (SIGINT ignored) or by nohup: what the stories start shall not inherit that."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    if config.getoption("--sleepy"):
+        os.environ["LJSV_SLEEP_AFTER"] = "50ms"
 
 
 _os_kill = os.kill
@@ -57,6 +59,7 @@ os.kill = _kill
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="random stories run for 10 minutes instead of seconds, and every moment is tried instead of a sample")
+    parser.addoption("--sleepy", action="store_true", help="every supervisor sleeps as soon as it has been idle for 50 ms, and not for 10 s: the same stories hold")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -136,6 +139,8 @@ class Tree:
             "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.home), "SVDIR": str(self.sv), "LANG": "C.UTF-8",
         }
+        if "LJSV_SLEEP_AFTER" in os.environ:
+            self.env["LJSV_SLEEP_AFTER"] = os.environ["LJSV_SLEEP_AFTER"]
         if has_runtime and uid:
             self.env["XDG_RUNTIME_DIR"] = str(self._make_runtime())
 
@@ -364,7 +369,10 @@ def users() -> list[Any]:
 @pytest.fixture(params=users())
 def tree(request: pytest.FixtureRequest, programs: Path) -> Iterator[Tree]:
     """A tree of the user's own; no scanner runs yet."""
-    yield from make_tree(programs, *request.param)
+    for tree in make_tree(programs, *request.param):
+        if request.node.get_closest_marker("awake"):
+            tree.env.pop("LJSV_SLEEP_AFTER", None)
+        yield tree
 
 
 @pytest.fixture

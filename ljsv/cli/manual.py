@@ -105,6 +105,7 @@ ENVIRONMENT = {
     "SVWAIT": "how many seconds up, down, restart and wait may take (7)",
     "LJSV_CGROOT": "a directory of cgroup v2 below which the jails' control groups are made (docs/limits.md)",
     "LJSV_LOG_CAP": "what scan --log-cap says, for a scanner that is started by another verb; before log_cap in /etc/ljsv/scan",
+    "LJSV_SLEEP_AFTER": "how long a supervisor has to be idle before it gives its memory back (5m); 0s: never; before sleep_after in /etc/ljsv/scan",
     "NOTIFY_SOCKET": "where a scanner in the foreground says READY, RELOADING and STOPPING, as sd_notify(3) does",
     "NO_COLOR": "set to anything: no colours on a terminal",
     "LJSV_DEBUG": "1: an error shows where in ljsv it was raised",

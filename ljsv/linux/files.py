@@ -43,6 +43,15 @@ def read_identity(fd: int) -> tuple[int, int, int]:
 FICLONE = 0x4004_9409  # ioctl_ficlone(2): the target's descriptor, the source's as argument; as on all that use asm-generic/ioctl.h
 
 
+def read_some(path: str, size: int) -> bytes:
+    """The beginning of a file, without what open() has for text and buffers. OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, size)
+    finally:
+        os.close(fd)
+
+
 def peek(fd: int, size: int) -> bytes:
     """What the pipe or FIFO `fd` holds, at most `size` bytes of it, which stay there; b"" where it is empty. tee(2)."""
     copy_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

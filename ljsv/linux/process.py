@@ -130,6 +130,12 @@ def close_all_except(*keep: int) -> None:
     close_range(first, FD_MAX)
 
 
+def signalfd(signals: tuple[int, ...]) -> int:
+    """A descriptor that is readable while one of these signals, which have to be blocked, is pending. signalfd(2)."""
+    mask = sum(1 << number - 1 for number in signals).to_bytes(128, "little")  # sigset_t
+    return check(LIBC.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK), "signalfd")
+
+
 def read_start_time(pid: int) -> int:
     """The 22nd field of /proc/PID/stat, in clock ticks since boot; 0 when there is no such process.
 
@@ -139,11 +145,11 @@ def read_start_time(pid: int) -> int:
     return int(fields[19]) if fields else 0
 
 
-def has_ended(pidfd: int) -> bool:
-    """Whether the process, of whomever it is a child, has ended."""
+def has_ended(pidfd: int, *, wait: bool = False) -> bool:
+    """Whether the process, of whomever it is a child, has ended, and has let go of all that it had open; with `wait`, not before that."""
     poller = poll()
     poller.register(pidfd, POLLIN)
-    return bool(poller.poll(0))
+    return bool(poller.poll(None if wait else 0))
 
 
 def is_exiting(pid: int) -> bool:

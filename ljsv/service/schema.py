@@ -150,3 +150,4 @@ class Policy:
 @dataclass(frozen=True, kw_only=True)
 class Scan:
     log_cap: Size = key("most that all logs of a scan directory together may hold; 0 = no bound but that of each", Size(0))
+    sleep_after: Duration = key("a supervisor that has been idle for so long gives back its memory; 0s = never", Duration(300))

@@ -15,9 +15,10 @@ CONFIG_MAX = 1 << 16
 
 
 class Settings(Frozen):
-    """`log_cap`: bytes for all logs together; 0: not bounded."""
+    """`log_cap`: bytes for all logs together; 0: not bounded. `sleep_after`: seconds that a supervisor has to be idle; 0: none sleeps."""
 
     log_cap: int = 0
+    sleep_after: float = 300.0
 
 
 def path_of(environ: dict[str, str], uid: int) -> str:
@@ -29,9 +30,15 @@ def path_of(environ: dict[str, str], uid: int) -> str:
 
 def read_settings(environ: dict[str, str], uid: int) -> Settings:
     """The settings; Fault where the file or the variable says what cannot be."""
+    found = _read_file(path_of(environ, uid))
     if environ.get("LJSV_LOG_CAP"):
-        return Settings(parse_log_cap(environ["LJSV_LOG_CAP"], "$LJSV_LOG_CAP"))
-    path = path_of(environ, uid)
+        found = found.replace(log_cap=parse_log_cap(environ["LJSV_LOG_CAP"], "$LJSV_LOG_CAP"))
+    if environ.get("LJSV_SLEEP_AFTER"):
+        found = found.replace(sleep_after=_parse_sleep_after(environ["LJSV_SLEEP_AFTER"]))
+    return found
+
+
+def _read_file(path: str) -> Settings:
     try:
         with open(path, "rb") as file:
             text = file.read(CONFIG_MAX)
@@ -44,7 +51,16 @@ def read_settings(environ: dict[str, str], uid: int) -> Settings:
     scan = toml.parse(text, schema.Scan, path)
     if scan.log_cap:
         _check(scan.log_cap, f"{path}: log_cap", f"{scan.log_cap} bytes")
-    return Settings(int(scan.log_cap))
+    return Settings(log_cap=int(scan.log_cap), sleep_after=float(scan.sleep_after))
+
+
+def _parse_sleep_after(text: str) -> float:
+    from ljsv.service import units
+
+    try:
+        return units.parse_duration(text)
+    except ValueError:
+        raise Fault(f"$LJSV_SLEEP_AFTER: found {text}", "", 'allowed: a duration such as "5m", or "0s" for never', hint="export LJSV_SLEEP_AFTER=5m") from None
 
 
 def parse_log_cap(text: str, where: str) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from ljsv import status
+from ljsv.linux import files
 from ljsv.status import StatusRecord
 from ljsv.supervise.directory import tell_subscribers
 from ljsv.supervise.loop import now
@@ -22,6 +24,12 @@ class Announcer:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._written: dict[str, bytes] = {}
+
+    def carry_on(self, since: float) -> None:
+        """What happened then was announced by another supervisor: the time that it gave for it is not taken anew."""
+        with suppress(OSError, ValueError):
+            record = StatusRecord.unpack(files.read_some(f"{self.directory}/status", status.RECORD_SIZE))
+            self._written["since"] = f"{since!r} {record.since_ns}".encode()
 
     def announce(self, machine: Machine, pid: int, extra: dict[str, str]) -> None:
         """`pid` is what runs (0: nothing); `extra` goes into `detail` after the machine's own lines. OSError if it cannot be written."""

@@ -6,13 +6,13 @@ No service waits for either; whichever has ended is started again.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from contextlib import suppress
 
 from ljsv.again import module_argv
 from ljsv.jail import nursery
 from ljsv.linux import process
+from ljsv.linux.signals import signal
 from ljsv.supervise.loop import now
 
 TYPE_CHECKING = False

@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from ljsv import status
 from ljsv.errors import Fault, quote
+from ljsv.linux import files
 
 OWNER_FILE = "owner"
 SUBSCRIBERS_MAX = 4096
@@ -30,8 +31,7 @@ def format_identity(identity: tuple[int, int, int]) -> str:
 def read_owner(folder: str) -> str:
     """The identity of the service directory that a runtime folder belongs to; "" where it does not say."""
     try:
-        with open(f"{folder}/{OWNER_FILE}") as file:
-            return file.read(200).split("\n", 1)[0]
+        return files.read_some(f"{folder}/{OWNER_FILE}", 200).decode(errors="replace").split("\n", 1)[0]
     except OSError:
         return ""
 
@@ -146,6 +146,7 @@ class SuperviseDirectory:
 
     def _make_all(self) -> None:
         entry = os.stat(self.path)
+        is_new = self._id != (entry.st_dev, entry.st_ino)
         self._id = entry.st_dev, entry.st_ino
         lock_fd = os.open(f"{self.path}/lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if self._lock_fd >= 0 and os.path.sameopenfile(lock_fd, self._lock_fd):
@@ -162,8 +163,13 @@ class SuperviseDirectory:
         control_fd = open_fifo(f"{self.path}/control", os.O_RDWR | os.O_NONBLOCK)
         self._close(self.control_fd)
         self.control_fd = control_fd
-        self._close(self._ok_fd)
-        self._ok_fd = -1
+        if is_new:
+            self._close(self._ok_fd)
+            self._ok_fd = -1
+
+    def take(self, lock_fd: int, control_fd: int, ok_fd: int, directory_id: tuple[int, int]) -> None:
+        """What is held already, of the directory with that device and inode."""
+        self._lock_fd, self.control_fd, self._ok_fd, self._id = lock_fd, control_fd, ok_fd, directory_id
 
     def _take_lock(self, lock_fd: int) -> None:
         """Of a file that was just opened, instead of the one before it. Fault when another supervisor holds it."""

@@ -128,6 +128,7 @@ class ServiceJail:
             if os.fstat(exit_fd).st_size > record.EXIT_RECORD_MAX:
                 self._announce()
                 os.ftruncate(exit_fd, 0)
+            self._close_exit()
             self._exit_fd = record.open_exit_again(exit_fd)
             self.generation += 1
             cgroup_fd = self._group.begin(name, spec.settings)
@@ -230,7 +231,6 @@ class ServiceJail:
         self.script, self.record, self._slot = jail.script, jail, jail.slot
         self._jail_fd, self._service_fd = record.open_jail(jail)
         self._server_fd = record.open_server(jail)
-        self._exit_fd = record.open_exit_reader(self._directory())
         self.service_pid = jail.service_pid if self.is_alive else 0
         self._group.adopt("" if jail.cgroup == record.NO_GROUP else jail.cgroup, settings, int(detail.get("oom_kills", "0")), is_alive=self.is_alive)
 
@@ -245,6 +245,21 @@ class ServiceJail:
             self._loop.watch(self._server_fd, self._server_ended)
         elif self.record and self.record.server_pid:
             self._server_ended()
+
+    @property
+    def watched_fds(self) -> tuple[int, int]:
+        """What tells of its end."""
+        return self._jail_fd, self._server_fd
+
+    def keep_exits(self, fd: int) -> None:
+        """The exit record of what is adopted, where it is open already (-1: it is not): its directory may have vanished."""
+        self._exit_fd = fd
+
+    def read_exits(self) -> str:
+        """The text of the exit record, which stays open for what is adopted."""
+        if self._exit_fd < 0:
+            self._exit_fd = record.open_exit_reader(self._directory())
+        return record.read_exits(self._exit_fd)
 
     def write_record(self, directory: str) -> None:
         """Again: the supervise directory was made anew. OSError where it cannot be written."""

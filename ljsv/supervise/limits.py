@@ -52,7 +52,7 @@ class JailGroup:
         self._settings: tuple[Setting, ...] = ()  # in force
         self._told: tuple[str, ...] = ()
         self.is_frozen = False
-        self._memory_fd = self._stall_fd = -1
+        self.memory_fd = self._stall_fd = -1
         self.oom_kills, self._oom_at = 0, NEVER  # of processes, for want of memory, that have been told; and when
         self._stalled_since = self._stalled_last = -STALL_GAP_S
         self._left: dict[str, int] = {}
@@ -179,12 +179,12 @@ class JailGroup:
         """memory.events is readable with POLLPRI when one of its numbers has changed."""
         self.oom_kills, self._oom_at = cgroup.read_pairs(self.path, "memory.events").get("oom_kill", 0), NEVER
         with suppress(OSError):
-            self._memory_fd = os.open(f"{self.path}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
-            os.read(self._memory_fd, 4096)
-            self._loop.watch(self._memory_fd, self._memory_changed, select.EPOLLPRI)
+            self.memory_fd = os.open(f"{self.path}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+            os.read(self.memory_fd, 4096)
+            self._loop.watch(self.memory_fd, self._memory_changed, select.EPOLLPRI)
 
     def _memory_changed(self) -> None:
-        os.pread(self._memory_fd, 4096, 0)
+        os.pread(self.memory_fd, 4096, 0)
         self._count_kills(self.oom_kills)
 
     def _count_kills(self, seen: int) -> None:
@@ -244,10 +244,10 @@ class JailGroup:
 
     def _close(self) -> None:
         self._close_stall()
-        if self._memory_fd >= 0:
-            self._loop.forget(self._memory_fd)
-            os.close(self._memory_fd)
-        self._memory_fd = -1
+        if self.memory_fd >= 0:
+            self._loop.forget(self.memory_fd)
+            os.close(self.memory_fd)
+        self.memory_fd = -1
 
     def _close_stall(self) -> None:
         if self._stall_fd >= 0:

@@ -185,6 +185,7 @@ class Logs:
     def move(self, directory: str) -> None:
         """Into another directory, from the next chunk on; what is there goes where it belongs."""
         self.pump()
+        self._file.directory = directory
         for log in self._logs:
             log.move(directory)
 

@@ -46,6 +46,10 @@ class Loop:
         if self._callbacks.pop(fd, None):
             self._epoll.unregister(fd)
 
+    def is_idle(self, known: set[int]) -> bool:
+        """Whether nothing is waited for but signals, and what comes from `known`."""
+        return not self._timers and self._callbacks.keys() <= known | {self._wake_r}
+
     def set_timer(self, name: str, at: float | None, callback: Callback) -> None:
         """One timer of each name; None takes it away."""
         if at is None:

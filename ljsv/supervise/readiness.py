@@ -146,6 +146,11 @@ class Readiness:
             return ""
         return f"{RELOADING}; {self._status_text}" if self._is_reloading else self._status_text
 
+    @property
+    def fd(self) -> int:
+        """Where it listens; -1 for nowhere."""
+        return self._fd
+
     def close(self) -> None:
         if self._fd >= 0:
             self._loop.forget(self._fd)

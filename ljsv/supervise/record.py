@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ljsv import status
 from ljsv.jail.launch import Launch
 from ljsv.jail.pid1 import ENDED, STARTED
+from ljsv.linux import files
 from ljsv.linux.process import open_process, read_start_time
 from ljsv.supervise.machine import LOST, NOT_STARTED, End
 
@@ -68,8 +69,7 @@ class JailRecord:
 def read_jail_record(directory: str) -> JailRecord | None:
     """The record, or None where there is none or it makes no sense."""
     try:
-        with open(f"{directory}/jail") as file:
-            pairs = status.parse_detail(file.read(4096))
+        pairs = status.parse_detail(files.read_some(f"{directory}/jail", 4096).decode())
         values: dict[str, Any] = {name: text if name in _WORDS else int(text) for name, text in pairs.items()}
         return JailRecord(**values)
     except (OSError, ValueError, KeyError, TypeError):

@@ -35,6 +35,7 @@ from ljsv.paths import SCANNER_DIR, SERVICE_FILES, Places, is_service_name
 from ljsv.service import toml
 from ljsv.service.settings import Settings, read_settings
 from ljsv.supervise.arrival import BELOW, TOO_LARGE, DirectoryWatches, look_at
+from ljsv.supervise.asleep import BUSY, IDLE
 from ljsv.supervise.attendants import Journal, Nursery
 from ljsv.supervise.command import ESSENTIAL_FAILED
 from ljsv.supervise.directory import format_identity, open_fifo, tell_subscribers
@@ -120,7 +121,7 @@ class Scanner:
         gc.freeze()
         self.events.send("scanner started", pid=os.getpid(), svdir=self.places.svdir, version=__version__)
         self.supervisors = Supervisors(
-            self.places, self.loop, self.events, self.groups, self.nursery.orders_fd, self.nofile, self.settings.log_cap, self._supervisor_ended,
+            self.places, self.loop, self.events, self.groups, self.nursery.orders_fd, self.nofile, self.settings, self._supervisor_ended,
         )
         self.supervisors.is_replacing = self.is_taken_over or self.groups.is_regained
         self.supervisors.exited_before = self._read_exited()
@@ -409,6 +410,7 @@ class Scanner:
         self.loop.set_timer(f"entry {entry.identity}", None, lambda: None)
         self.watches.remove(entry)
         self.supervisors.release(entry)
+        self.supervisors.end_next(entry)
         if entry.begun_fd >= 0:
             self.loop.forget(entry.begun_fd)
             os.close(entry.begun_fd)
@@ -517,7 +519,7 @@ class Scanner:
 
         Not before those of an upgrade that goes on have followed, whose FIFOs we hold meanwhile.
         """
-        if any(entry.held_fds and now() < entry.spawned_at + HAND_OVER_MAX_S for entry in self.entries.values()):
+        if any(entry.held_fds and now() < entry.held_at + HAND_OVER_MAX_S for entry in self.entries.values()):
             self.loop.set_timer("upgrade", now() + UPGRADE_AGAIN_S, self._upgrade)
             return
         self.events.send("upgrade: the scanner replaces itself")
@@ -556,6 +558,10 @@ class Scanner:
                 self._stop_everything(EXIT_NOT_REACHED)
             elif verb == "rescan":
                 self._reconcile(sorted({*self._list(), *self.by_name}), arrived=frozenset())
+            elif verb == IDLE and name in self.by_name:
+                self.supervisors.let_sleep(self.by_name[name])
+            elif verb == BUSY and name in self.by_name:
+                self.supervisors.stay_awake(self.by_name[name])
             elif verb == "supervise" and is_service_name(name):
                 self._wanted(name)
 

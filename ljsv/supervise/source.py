@@ -54,13 +54,14 @@ class Source:
 
     def look(self, *, is_running: bool) -> None:
         """What status says of the directory itself."""
-        self._find_path()
+        self.find_path()
         self.normally = "down" if self.has("down") else "up"
         is_known = is_running and self._running_print
         self.changed = describe_change(self._running_print, take_fingerprint(self.dir_fd)) if is_known else ""
 
-    def _find_path(self) -> None:
-        self.path = os.readlink(f"/proc/self/fd/{self.dir_fd}")  # another may have its old name by now
+    def find_path(self) -> None:
+        """Where it is now: another may have its old name."""
+        self.path = os.readlink(f"/proc/self/fd/{self.dir_fd}")
 
     def has(self, name: str) -> bool:
         try:
@@ -71,7 +72,7 @@ class Source:
 
     def load(self, *, is_edit: bool = False) -> Service:
         """Read it, if it has changed since it was last found good. Fault when it is unfit; with `is_edit` also where it could only wait."""
-        self._find_path()
+        self.find_path()
         fingerprint = take_fingerprint(self.dir_fd)
         deployed = self._read_deployed_print()
         is_same = fingerprint == self._good_print and deployed == self._deployed_print
@@ -141,6 +142,10 @@ class Source:
         self.run_began()
         self._running_print = parse_fingerprint(files) or self._running_print
         self.look(is_running=True)
+
+    def is_edited(self, files: str) -> bool:
+        """Whether its files are others than those that `describe_files` has described."""
+        return parse_fingerprint(files) != take_fingerprint(self.dir_fd)
 
     def describe_files(self) -> str:
         """What those that the run began with were like, for the next supervisor."""

@@ -26,7 +26,8 @@ from ljsv.paths import Places, is_service_name
 from ljsv.service.read import Service
 from ljsv.supervise import good, record
 from ljsv.supervise import machine as table
-from ljsv.supervise.announce import Announcer
+from ljsv.supervise.announce import Announcer, machine_detail
+from ljsv.supervise.asleep import BUSY, EXIT_HANDED_OVER, GO_TO_SLEEP, IDLE, Held, is_restful, wake
 from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
 from ljsv.supervise.detail import describe
 from ljsv.supervise.directory import SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
@@ -59,7 +60,6 @@ DEPLOY = "g"  # in the control FIFO: a deployment is asked for in the state dire
 RETRY_S = 1.0
 FINISH_PATIENCE_S = 10.0  # for what passes: the jail that a killed supervisor has begun, a descriptor too many
 CONTROL_TIMEOUT_S = 10.0
-EXIT_HANDED_OVER = 3
 MEND_AFTER_S = 2.0
 DEATHS = frozenset({"ended", "build failed"})
 AT_REST = (status.DOWN, status.FAILED)
@@ -126,6 +126,8 @@ class Supervisor:
         self.is_mending = False  # the supervise directory is to be made anew in a moment
         self.pending = ""  # commands that were read with the one that is obeyed now
         self.begun_fd = -1
+        self.sleep_after = 0.0
+        self.has_slept = self._was_asked = False  # whether it may sleep
         self.jail = ServiceJail(
             self.loop, events, self.group, self.boot_id, mark_of(self.source.identity), self._living_directory, self._touch, self._try_announce,
             lambda: self.feed(Event("executed")), self._jail_gone, orders_fd, nofile,
@@ -145,8 +147,15 @@ class Supervisor:
 
     # ---- life of the supervisor
 
-    def main(self, begun_fd: int) -> None:
-        """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit."""
+    def main(self, begun_fd: int, sleep_after: float, held: Held | None) -> None:
+        """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit; or carry on after its sleep."""
+        self.begun_fd, self.sleep_after, self.has_slept = begun_fd, sleep_after, held is not None
+        if held:
+            self.sleep_after = wake(held, self.directory, self.events, sleep_after)
+            self.jail.keep_exits(held.exit_fd)
+            self._take_name()
+            if held.jail and self.source.is_edited(held.detail.get("files", "")):
+                self.source.restore(good.find(self.directory.path))  # an edit has to be good for what runs
         self.directory.make()
         self._load()  # where the log goes, before what is in it goes there
         if self.log_reading:
@@ -155,9 +164,10 @@ class Supervisor:
         self.loop.on_signal(signal.SIGHUP, self._files_changing)
         self.loop.on_signal(signal.SIGUSR1, self._exit_in_order)
         self.loop.on_signal(signal.SIGUSR2, self.hand_over)
+        self.loop.on_signal(GO_TO_SLEEP, self._go_to_sleep)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what arrived since the fork comes now
-        self.begun_fd = begun_fd
         self._begin_supervising()
+        self._stay_awake()
         self.loop.on_error = self._loop_error
         self.loop.run(self._after_turn)
         self._leave()
@@ -188,15 +198,42 @@ class Supervisor:
         if self.log_reading and self.log_reading.service:
             self.log_reading.service.announce()
         self._announce()
+        self._stay_awake()
+
+    def _stay_awake(self) -> None:
+        """Something has happened: for a while."""
+        if self.sleep_after and not self._was_asked:
+            self.set_timer("sleep", now() + self.sleep_after, self._ask_for_sleep)
+        self._was_asked = False
+
+    def _ask_for_sleep(self) -> None:
+        """Nothing has happened for a while: one that only waits may follow (see `asleep`)."""
+        self._was_asked = True  # once, until something happens
+        service = self.source.service
+        if service and os.path.dirname(self.directory.path) == self.places.runtime and self._is_idle():
+            with suppress(OSError):
+                good.keep(self.directory.path, service)  # for an edit that wakes it, and is bad
+                tell_scanner(self.places.scanner, f"{IDLE} {self.name}\n")
+
+    def _go_to_sleep(self) -> None:
+        """It is there."""
+        if self._is_idle():
+            self.hand_over()
+        tell_scanner(self.places.scanner, f"{BUSY} {self.name}\n")
+
+    def _is_idle(self) -> bool:
+        """Nothing is going to happen by itself."""
+        known = {self.directory.control_fd, *self.jail.watched_fds, self.logs.current.fifo_fd, self.readiness.fd, self.group.memory_fd}
+        return self.loop.is_idle(known) and is_restful(self._describe())
+
+    def _describe(self) -> dict[str, str]:
+        return machine_detail(self.machine, self.jail.service_pid) | describe(self)
 
     def _take_over(self) -> None:
         """Begin, or carry on where a killed supervisor stopped."""
         self._load()
         folder = self.directory.path
-        exit_fd = record.open_exit_reader(folder)
-        exits = record.read_exits(exit_fd)
-        if exit_fd >= 0:
-            os.close(exit_fd)
+        exits = self.jail.read_exits()
         detail = status.read_detail(folder)
         self.group.remember(tuple(f"{NOT_ENFORCED}{limit}" for limit in unenforced(detail)))
         left = Left(self.boot_id, detail, record.read_jail_record(folder), exits, self.source.has("down"))
@@ -204,6 +241,7 @@ class Supervisor:
         self.machine, self.why = found.machine, found.why
         self.jail.generation, self.jail.concluded = found.generation, found.concluded
         self.pending = found.commands
+        self.announcer.carry_on(float(detail.get("since", "0")))
         if found.jail:
             self._adopt(found, detail)
         elif found.event:
@@ -230,7 +268,8 @@ class Supervisor:
         self.jail.adopt(jail, settings_of(service.limits) if service and not self.source.edit_fault else None, detail)
         self.readiness.carry_on(self.directory.path, detail, service.policy.scripts.check if service else CHECK_TIMEOUT_S)
         self.machine, self.is_unsure = adopt(found.machine, jail, self.source.rules, self.readiness.by, now()), found.is_unsure
-        self.events.send("adopted", pid=jail.service_pid, alive=self.jail.is_alive)
+        if not self.has_slept:
+            self.events.send("adopted", pid=jail.service_pid, alive=self.jail.is_alive)
         if self.jail.is_alive:
             self.source.run_goes_on(detail.get("files", ""))
             self._hold_needs()
@@ -481,8 +520,9 @@ class Supervisor:
         """Begin to build the jail of ./run. A fault ends in `failed`, unless good values are at hand."""
         self.fault, self.failed_stage, self.reason, self._sent = None, "", "", frozenset()
         try:
-            service = self.source.load_to_start(is_automatic=is_automatic)
+            self.source.find_path()
             self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
+            service = self.source.load_to_start(is_automatic=is_automatic)
             self._set_up_log(service)
             self.source.run_began()
             self.waiting = self.needs.missing(self.name, service.policy.needs)

@@ -18,6 +18,7 @@ from ljsv import status
 from ljsv.errors import quote
 from ljsv.linux import files, process
 from ljsv.paths import trust_fault
+from ljsv.supervise.asleep import GO_TO_SLEEP
 from ljsv.supervise.attendants import forget_signals
 from ljsv.supervise.directory import format_identity, tell_subscribers
 from ljsv.supervise.loop import now
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ljsv.jail.group import Tree
     from ljsv.paths import Places
+    from ljsv.service.settings import Settings
     from ljsv.supervise.events import Events
     from ljsv.supervise.loop import Loop
     from ljsv.supervise.settle import Settling
@@ -60,9 +62,11 @@ class Entry:
     failures: int = 0
     folder: str = ""  # its supervise directory, where that is a runtime folder
     is_leaving: bool = False  # its directory is gone: the supervisor has been told to exit
+    next: tuple[int, int] | None = None  # (pid, pidfd) of one that waits for this one's end
     is_exited: bool = False  # told to exit by a client: not started again by itself
     problem: str = ""  # why nobody supervises it
     held_fds: list[int] = field(default_factory=list)  # its FIFOs, while one supervisor hands over to the next
+    held_at: float = 0.0
 
 
 class Supervisors:
@@ -73,7 +77,7 @@ class Supervisors:
     """
 
     def __init__(
-        self, places: Places, loop: Loop, events: Events, groups: Tree, orders_fd: int, nofile: tuple[int, int], log_cap: int,
+        self, places: Places, loop: Loop, events: Events, groups: Tree, orders_fd: int, nofile: tuple[int, int], settings: Settings,
         on_end: Callable[[Entry, bool], None],
     ) -> None:
         self._places = places
@@ -82,7 +86,7 @@ class Supervisors:
         self._groups = groups
         self._orders_fd = orders_fd
         self._nofile = nofile
-        self._log_cap = log_cap
+        self._settings = settings
         self._on_end = on_end
         self._jails = find_jails()  # that were there when it began
         self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
@@ -167,14 +171,29 @@ class Supervisors:
             return detail.get("supervisor") == "-" and detail.get("boot") == process.read_boot_id() and detail.get("identity") == format_identity(entry.identity)
         return False
 
-    def _replace(self, entry: Entry) -> None:
+    def let_sleep(self, entry: Entry) -> None:
+        """Its supervisor has been idle for a while: one that only waits follows it, and is there before that ends, whoever is killed meanwhile."""
+        is_settled = entry.folder and entry.pidfd >= 0 and entry.begun_fd < 0 and not entry.held_fds and not entry.is_leaving
+        if is_settled and not self.is_stopping:
+            entry.next = self._clone(entry, {}, entry.folder)
+            if entry.next:
+                self._replace(entry, GO_TO_SLEEP)
+
+    def stay_awake(self, entry: Entry) -> None:
+        """It has something to do after all: the one that waits goes."""
+        if entry.next:
+            self.end_next(entry)
+            self._began(entry)
+
+    def _replace(self, entry: Entry, number: int = signal.SIGUSR2) -> None:
         """Another supervisor takes the service over; whoever looks at its FIFOs meanwhile finds them held."""
-        supervise_path = self.folder_of(entry)
+        supervise_path, entry.held_at = self.folder_of(entry), now()
         for path in (supervise_path, f"/proc/self/fd/{entry.dir_fd}/log/supervise"):
             for name in ("ok", "control"):
                 with suppress(OSError):
                     entry.held_fds.append(os.open(f"{path}/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-        self.tell(entry, signal.SIGUSR2)
+        with suppress(OSError):
+            signal.pidfd_send_signal(entry.pidfd, number)
 
     @staticmethod
     def release(entry: Entry) -> None:
@@ -195,7 +214,16 @@ class Supervisors:
         return {mark: jails[mark] for mark in marks if mark in jails}
 
     def _fork(self, entry: Entry) -> bool:
-        lost = self._lost_jails(entry)
+        forked = self._clone(entry, self._lost_jails(entry), "")
+        if forked is None:
+            self._respawn_later(entry)
+            return False
+        entry.pid, entry.pidfd = forked
+        entry.is_child = True
+        return True
+
+    def _clone(self, entry: Entry, lost: dict[str, list[int]], folder: str) -> tuple[int, int] | None:
+        """(pid, pidfd) of a supervisor, which `_began` hears of; None where the system has no room for it. `folder`: it only waits, see `supervise`."""
         begun_fd, begun_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # until the child can take them
         try:
@@ -205,17 +233,16 @@ class Supervisors:
             os.close(begun_fd)
             os.close(begun_w)
             self._events.send("cannot fork", "error", name=entry.name, cause=error.strerror)
-            self._respawn_later(entry)
-            return False
+            return None
         if pid == 0:
-            self._become_supervisor(entry, begun_w, lost)
+            self._become_supervisor(entry, begun_w, lost, folder)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
         os.close(begun_w)
-        entry.pid, entry.pidfd, entry.begun_fd, entry.is_child = pid, pidfd, begun_fd, True
+        entry.begun_fd = begun_fd
         self._loop.watch(begun_fd, lambda: self._began(entry))
-        return True
+        return pid, pidfd
 
-    def _become_supervisor(self, entry: Entry, begun_w: int, lost: dict[str, list[int]]) -> None:
+    def _become_supervisor(self, entry: Entry, begun_w: int, lost: dict[str, list[int]], folder: str) -> None:
         """In the child. Never returns."""
         code = 111
         try:
@@ -226,10 +253,13 @@ class Supervisors:
             null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
                 os.dup2(null_fd, standard)
-            process.close_all_except(0, 1, 2, dir_fd, self._events.fd, self._orders_fd, begun_w)
+            process.close_all_except(0, 1, 2, dir_fd, self._events.fd, self._orders_fd, begun_w, *([entry.pidfd] if folder else []))
+            if folder:
+                process.has_ended(entry.pidfd, wait=True)
+                os.close(entry.pidfd)
             with suppress(BlockingIOError):  # then supervise/lock decides, see spawn
                 fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            supervise(self._places, entry.name, dir_fd, self._events.fd, begun_w, self._nofile, self._groups, self._orders_fd, self._log_cap, lost)
+            supervise(self._places, entry.name, dir_fd, self._events.fd, begun_w, self._nofile, self._groups, self._orders_fd, self._settings, lost, folder)
         except OSError as error:
             os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self._places.svdir}/{entry.name}')}".encode())
         finally:
@@ -251,13 +281,28 @@ class Supervisors:
     # ---- ending
 
     def _ended(self, entry: Entry) -> None:
-        if entry.begun_fd >= 0:
+        if entry.begun_fd >= 0 and not entry.next:
             self._began(entry)
         self._loop.forget(entry.pidfd)
         os.close(entry.pidfd)
         is_told = self._was_told(entry)
         entry.pidfd, entry.pid = -1, 0
+        if entry.next and not is_told:
+            (entry.pid, entry.pidfd), entry.next = entry.next, None
+            entry.is_child = True
+            self._loop.watch(entry.pidfd, lambda: self._ended(entry))
+            return
+        self.end_next(entry)
         self._on_end(entry, is_told)
+
+    @staticmethod
+    def end_next(entry: Entry) -> None:
+        """The one that waits is not wanted any more."""
+        if entry.next:
+            with suppress(OSError):
+                signal.pidfd_send_signal(entry.next[1], signal.SIGKILL)
+            os.close(entry.next[1])
+        entry.next = None
 
     def follow(self, entry: Entry, *, is_told: bool) -> None:
         """Another in its place, where it was not told to end."""
@@ -301,10 +346,13 @@ class Supervisors:
 
     def tell(self, entry: Entry, number: int) -> None:
         """A signal to its supervisor; a directory without one is looked at again."""
+        for pidfd in (entry.pidfd, entry.next[1] if entry.next else -1):
+            if pidfd >= 0:
+                with suppress(OSError):
+                    signal.pidfd_send_signal(pidfd, number)
         if entry.pidfd >= 0:
-            with suppress(OSError):
-                signal.pidfd_send_signal(entry.pidfd, number)
-        elif number == signal.SIGHUP and not entry.is_exited and not entry.settling:
+            return
+        if number == signal.SIGHUP and not entry.is_exited and not entry.settling:
             entry.failures = 0
             self.respawn(entry)
 

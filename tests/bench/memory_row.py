@@ -1,4 +1,4 @@
-"""Memory for one of 200 services: our supervisor and pid 1 of its jail; runsv and its two bwraps.
+"""Memory for one of 200 services: our supervisor, which has been idle for a while and sleeps, and pid 1 of its jail; runsv and its two bwraps.
 
 Private: pages that nobody else has. Proportional: a page that two have counts half for each, so that what one
 process has copied from another is not overlooked, and what a service costs on top of the tree is seen whole.
@@ -13,27 +13,33 @@ from side_by_side import Bench, Figure, Ljsv, Runit, Tree
 BUDGET_MB = 0.9
 SERVICES = 200
 PRIVATE, PROPORTIONAL = 0, 1
+AWAKE, ASLEEP = "awake", "asleep"
 
 
 def measure(bench: Bench) -> list[Figure]:
     parts: dict[str, list[list[float]]] = {}
-    for kind in (Ljsv, Runit):
+    for kind, row in ((Ljsv, AWAKE), (Ljsv, ASLEEP), (Runit, Runit.name)):
         tree = bench.tree(kind, SERVICES)
-        tree.start()
-        names = tree.wait_started(SERVICES)
+        if row == ASLEEP:
+            names = tree.start_sleepy(SERVICES)
+        else:
+            tree.start()
+            names = tree.wait_started(SERVICES)
         if isinstance(tree, Ljsv):
             tree.wait_ready(names)
         time.sleep(1)
-        parts[tree.name] = _mean_mb(bench, tree, names)
+        parts[row] = _mean_mb(bench, tree, names)
         bench.end_everything()
     return [
-        _figure(parts, "memory", PRIVATE, BUDGET_MB),
-        _figure(parts, "proportional", PROPORTIONAL, None),
+        _figure(parts, ASLEEP, "memory", PRIVATE, BUDGET_MB),
+        _figure(parts, ASLEEP, "proportional", PROPORTIONAL, None),
+        _figure(parts, AWAKE, "memory, its supervisor awake", PRIVATE, None),
+        _figure(parts, AWAKE, "proportional, its supervisor awake", PROPORTIONAL, None),
     ]
 
 
-def _figure(parts: dict[str, list[list[float]]], row: str, which: int, budget: float | None) -> Figure:
-    ours, theirs = ([part[which] for part in parts[name]] for name in (Ljsv.name, Runit.name))
+def _figure(parts: dict[str, list[list[float]]], which_row: str, row: str, which: int, budget: float | None) -> Figure:
+    ours, theirs = ([part[which] for part in parts[name]] for name in (which_row, Runit.name))
     is_known = min(*ours, *theirs) >= 0
     note = "supervisor {:.2f} + pid 1 {:.2f}; runsv + 2 bwrap {:.2f}".format(*ours, sum(theirs)) if is_known else "only root may read it of pid 1"
     return Figure(row=f"{row} at {SERVICES}", reference_name="-", unit="MB", ours=sum(ours) if is_known else None, budget=budget, note=note)

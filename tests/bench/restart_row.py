@@ -1,4 +1,4 @@
-"""Service killed until its replacement runs: alone, and in the middle of 200.
+"""Service killed until its replacement runs: alone, in the middle of 200, and where its supervisor sleeps.
 
 runit and s6 wait when a run was shorter than a second, so a service is killed only after it has run for longer;
 ours restarts at once because its policy says so (`stable_after = "0s"`).
@@ -18,7 +18,7 @@ SIDES = (Ljsv, Runit, S6)
 
 
 def measure(bench: Bench) -> list[Figure]:
-    return [*_alone(bench), *_among(bench)]
+    return [*_alone(bench), *_among(bench), *_asleep(bench)]
 
 
 def _alone(bench: Bench) -> list[Figure]:
@@ -52,9 +52,22 @@ def _among(bench: Bench) -> list[Figure]:
     return _figures(f"restart among {AMONG}", samples, 0.6)
 
 
-def _figures(row: str, samples: list[list[float]], budget: float) -> list[Figure]:
+def _asleep(bench: Bench) -> list[Figure]:
+    """Each of them once: after that its supervisor is awake."""
+    count = bench.count(ROUNDS_ALONE, least=3)
+    ours, runit = bench.tree(Ljsv, count), bench.tree(Runit, count)
+    ours.start_sleepy(count)
+    runit.start()
+    runit.wait_started(count)
+    time.sleep(LONG_ENOUGH_S)
+    samples = [[tree.kill_service(f"s{number}") for number in range(count)] for tree in (ours, runit)]
+    bench.end_everything()
+    return _figures("restart, its supervisor asleep", [*samples, []], None)
+
+
+def _figures(row: str, samples: list[list[float]], budget: float | None) -> list[Figure]:
     ours, runit, s6 = samples
-    return [
-        Figure(row=row, reference_name="runit + bwrap", unit="ms", ours=median(ours), reference=median(runit), budget=budget, note=spread(ours)),
-        Figure(row=row, reference_name="s6 + bwrap", unit="ms", ours=median(ours), reference=median(s6)),
-    ]
+    found = [Figure(row=row, reference_name="runit + bwrap", unit="ms", ours=median(ours), reference=median(runit), budget=budget, note=spread(ours))]
+    if s6:
+        found.append(Figure(row=row, reference_name="s6 + bwrap", unit="ms", ours=median(ours), reference=median(s6)))
+    return found

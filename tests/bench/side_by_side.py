@@ -376,6 +376,29 @@ class Ljsv(Tree):
                     raise TimeoutError(message)
                 time.sleep(0.005)
 
+    def start_sleepy(self, count: int) -> list[str]:
+        """Start, with supervisors that sleep after a second instead of minutes; until all of them do: the names."""
+        os.environ["LJSV_SLEEP_AFTER"] = "1s"
+        try:
+            self.start()
+        finally:
+            del os.environ["LJSV_SLEEP_AFTER"]
+        names = self.wait_started(count)
+        self.wait_ready(names)
+        self.wait_asleep(names)
+        return names
+
+    def wait_asleep(self, names: list[str]) -> None:
+        """Until each supervisor says so."""
+        give_up_at = perf_counter() + START_TIMEOUT_S
+        for name in names:
+            while "\nasleep yes\n" not in (self.scan / name / "supervise/detail").read_text():
+                if perf_counter() > give_up_at:
+                    message = f"ljsv: the supervisor of {name} does not sleep"
+                    raise TimeoutError(message)
+                time.sleep(0.02)
+        time.sleep(1)
+
     def log_of(self, name: str) -> Path:
         """The log file; made when the first line is written."""
         from ljsv.paths import Places

@@ -18,6 +18,8 @@ from tests.integration.chaos.marked import FINISH, RUN, Marked, find_builders, f
 from tests.integration.chaos.strace import Traced, may_trace
 from tests.integration.chaos.test_every_moment import count, is_ready
 
+pytestmark = pytest.mark.awake  # each is of a supervisor that is awake
+
 SLOWLY = '[restart]\ndelay = "300ms"\nmax_delay = "300ms"\n'
 AT_ONCE = '[restart]\nstable_after = "0s"\nfirst_delay = "0s"\n'
 GO = '"G"'

@@ -34,6 +34,7 @@ signal.pause()
 """
 
 
+@pytest.mark.awake
 def test_json_is_complete_and_stable(scanning: Tree) -> None:
     """Every field is there for every service, null where it does not apply, with numbers as numbers."""
     scanning.add("runs")

@@ -123,7 +123,8 @@ def test_bad_edit_outlives_its_supervisor(scanning: Tree, how: str, file: str, t
     (path / file).write_text(good)
     wait_for(lambda: "fault" not in scanning.detail("a"), "the fault to go")
     scanning.ljsv("restart", "a")
-    assert not (scanning.supervise("a") / "good").exists()
+    if "LJSV_SLEEP_AFTER" not in scanning.env:  # they keep it for what may happen while they sleep
+        assert not (scanning.supervise("a") / "good").exists()
 
 
 def test_a_symlink_that_leads_nowhere_is_no_absence(scanning: Tree) -> None:

@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from ljsv.jail.pid1 import count_pending
 from tests.conftest import Tree, is_alive, wait_for
 
@@ -108,6 +110,7 @@ def start_scanner(tree: Tree) -> subprocess.Popen[str]:
     return scanner
 
 
+@pytest.mark.awake
 def test_killed_scanner_leaves_everything_running_and_the_next_one_adopts(tree: Tree) -> None:
     """`kill -9` of the scanner: services and supervisors go on; `ljsv up` brings a scanner, nothing is started twice."""
     tree.ljsv("scan", "--daemon")
@@ -445,6 +448,7 @@ def test_what_a_late_nursery_begins_says_nothing_of_the_run(scanning: Tree) -> N
     assert [line for line in scanning.log("web").splitlines() if line.startswith("finish")] == ["finish 7 0"] * 2
 
 
+@pytest.mark.awake
 def test_nursery_outlives_the_scanner_and_ends_with_the_last_supervisor(tree: Tree) -> None:
     """A scanner that is killed leaves it to the supervisors; those end with the next scanner, and it with them."""
     tree.ljsv("scan", "--daemon")

@@ -170,6 +170,28 @@ def test_out_of_memory_is_a_named_death(limited: Tree) -> None:
     assert "out of memory" not in limited.detail("one").get("why", "")
 
 
+def test_out_of_memory_while_its_supervisor_sleeps(tree: Tree, home: Path) -> None:
+    """The kernel's number wakes it: of a process, which is told, and of the jail, whose death is named; paused and limits are as they were."""
+    tree.env["LJSV_SLEEP_AFTER"] = "500ms"
+    tree.ljsv("scan", "--daemon")
+    tree.group = None
+    wait_and_hog = f"while ! test -e /run/service/go; do sleep 0.1; done; {HOG}; rm -f /run/go"
+    for name, limits in (("one", 'memory = "16M"\noom = "one"\n'), ("hog", 'memory = "16M"\nswap = "0"\n')):
+        tree.add(name, f"{wait_and_hog}; echo survived; exec sleep 1000", limits=limits, policy=CRASHES)
+        wait_for(lambda name=name: "asleep" in tree.detail(name), f"the supervisor of {name} to sleep", SLOW_S)
+        (tree.sv / name / "go").touch()
+    wait_for(lambda: "survived" in tree.log("one"), "the service to outlive its largest process", SLOW_S)
+    wait_for(lambda: "a process was killed" in tree.events(), "the journal")
+    detail = tree.wait_state("hog", "backoff", timeout_s=SLOW_S)
+    assert "SIGKILL" in detail["why"] and "out of memory: it used all of memory = 16M" in detail["why"]
+    wait_for(lambda: "asleep" in tree.detail("one"), "it to sleep again", SLOW_S)
+    assert tree.events().count("a process was killed") == 1
+    rewrite(tree.sv / "one/limits", 'memory = "32M"\noom = "one"\n')
+    wait_for(lambda: value(group_of(tree, "one"), "memory.max") == str(32 << 20), "the new limit")
+    tree.ljsv("down", "one")
+    assert "out of memory" not in tree.detail("one").get("why", "")
+
+
 def test_stuck_above_memory_high_is_killed(limited: Tree) -> None:
     """With no swap the kernel would slow down for ever what takes more and more."""
     if not limited.uid:

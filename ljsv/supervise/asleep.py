@@ -1,0 +1,158 @@
+"""A supervisor with nothing to do: a fork of the scanner that has touched nothing yet, and waits for what would wake a supervisor.
+
+What a supervisor has touched it has for itself, 4 MB and more. One that has
+been idle for a while says so to the scanner, which lets it end as in an
+upgrade and forks another (`Supervisors.let_sleep`). That one holds what a
+supervisor holds, and takes nothing: commands, signals, lines of the log, a
+run's word and its end are still there when it wakes. Then it becomes a
+supervisor like any other, which carries on as after one that was killed.
+
+`sleep` is one function of plain calls, since each one more is more pages of
+its own; all that can wait is in `wake`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import time
+
+from ljsv import status
+from ljsv.errors import Fault
+from ljsv.linux import cgroup, process
+from ljsv.linux.signals import signal
+from ljsv.supervise import record
+from ljsv.supervise.loop import now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ljsv.supervise.directory import SuperviseDirectory
+    from ljsv.supervise.events import Events
+    from ljsv.supervise.record import JailRecord
+
+IDLE, BUSY = "idle", "busy"  # to the scanner, with the name: it may sleep; not after all
+GO_TO_SLEEP = signal.SIGURG  # to a supervisor that is idle: one that only waits is there. The highest, so that what else was sent comes before
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+EXIT_HANDED_OVER = 3
+# Lines of `detail` that only a supervisor that is awake can live up to.
+_RESTLESS = (
+    "deadline", "pending", "exiting", "due", "paused", "is_waiting", "unsure", "fault", "log_fault", "log_jail", "needs", "watchdog", "deployment",
+)
+SHORT_SLEEP = 6.0  # in times of what it had waited for
+SLEEP_AFTER_MAX_S = 3600.0
+RETRY_S = 1.0
+SIZE_MAX = 65536
+
+
+_FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Held:
+    """What it holds: lock, `control`, `ok`, the exit record (-1: none), and what wakes it; and what would be made anew if it were deleted."""
+
+    __slots__ = ("began", "control_fd", "detail", "directory_id", "exit_fd", "jail", "lock_fd", "ok_fd", "wakers")
+
+    def __init__(self) -> None:
+        self.began = now()
+        self.lock_fd = self.control_fd = self.ok_fd = self.exit_fd = -1
+        self.directory_id = (0, 0)
+        self.detail: dict[str, str] = {}
+        self.jail: JailRecord | None = None
+        self.wakers: list[tuple[int, int]] = []  # (descriptor, events of poll(2))
+
+
+def is_restful(detail: dict[str, str]) -> bool:
+    """Whether a service that is described like that may be left to one that only waits."""
+    state = detail.get("state")
+    is_at_rest = state == status.DOWN and detail.get("want") == "down"
+    return (is_at_rest or state == status.READY) and not any(map(detail.get, _RESTLESS))
+
+
+def sleep(folder: str, begun_fd: int) -> Held | None:
+    """Hold that supervise directory, close `begun_fd`, and wait. None where there is something to be done already, or it cannot be held."""
+    held = Held()
+    try:
+        is_quiet = _hold(held, folder)
+    except OSError:
+        is_quiet = False
+    fds = [fd for fd, _ in held.wakers]
+    if is_quiet:
+        poller = select.poll()
+        for fd, events in held.wakers:
+            poller.register(fd, events)
+        os.close(begun_fd)
+        poller.poll()
+        if signal.SIGUSR2 in signal.sigpending():
+            os._exit(EXIT_HANDED_OVER)
+    else:
+        fds += held.lock_fd, held.control_fd, held.ok_fd, held.exit_fd
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
+    return held if is_quiet else None
+
+
+def _hold(held: Held, folder: str) -> bool:
+    """All of it; False where something has happened already. OSError."""
+    held.lock_fd = os.open(f"{folder}/lock", os.O_WRONLY | os.O_CLOEXEC)
+    fcntl.flock(held.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    entry = os.stat(folder)
+    held.directory_id = entry.st_dev, entry.st_ino
+    held.control_fd, held.ok_fd = os.open(f"{folder}/control", _FIFO), os.open(f"{folder}/ok", _FIFO)
+    detail = held.detail = status.read_detail(folder)
+    if detail.get("supervisor") == "-":  # the one before was told to exit just then
+        os._exit(0)
+    wakers = held.wakers
+    wakers += (os.dup(held.control_fd), select.POLLIN), (process.signalfd(SIGNALS), select.POLLIN)
+    if not is_restful(detail):
+        return False
+    if detail["state"] == status.READY:
+        jail = held.jail = record.read_jail_record(folder)
+        if jail is None:
+            return False
+        fds = [*record.open_jail(jail), os.open(f"{folder}/log.fifo", _FIFO)]
+        if jail.server_pid:
+            fds.append(record.open_server(jail))
+        if detail.get("ready_by") != "start":
+            fds.append(os.open(f"{folder}/ready.fifo", _FIFO))
+        wakers += [(fd, select.POLLIN) for fd in fds]
+        if -1 in fds or not _watch_memory(wakers, jail.cgroup, int(detail.get("oom_kills", "0"))):
+            return False
+        held.exit_fd = record.open_exit_reader(folder)
+    detail["supervisor"] = f"{os.getpid()} {process.read_start_time(os.getpid())}"
+    detail["asleep"] = "yes"
+    _write_detail(folder, detail)
+    return True
+
+
+def _watch_memory(wakers: list[tuple[int, int]], group: str, seen: int) -> bool:
+    """Of a control group, where it has that controller; False where another process was killed for want of it than those that were seen."""
+    if group == record.NO_GROUP or not cgroup.has_file(group, "memory.events"):
+        return True
+    fd = os.open(f"{group}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+    wakers.append((fd, select.POLLPRI))
+    os.read(fd, SIZE_MAX)  # what happens from now on is told
+    return cgroup.read_pairs(group, "memory.events").get("oom_kill", 0) == seen
+
+
+def _write_detail(folder: str, detail: dict[str, str]) -> None:
+    status.write_by_rename(folder, "detail", status.format_detail(detail).encode())
+
+
+def wake(held: Held, directory: SuperviseDirectory, events: Events, sleep_after: float) -> float:
+    """Give `directory` what was held, and make it anew where it was deleted. How long it is to be idle before it sleeps again: longer where that was short."""
+    directory.take(held.lock_fd, held.control_fd, held.ok_fd, held.directory_id)
+    while directory.is_lost():
+        try:
+            directory.make()
+            if held.jail:
+                held.jail.write(directory.path)
+            _write_detail(directory.path, held.detail)
+            events.send("the supervise directory had vanished, and was made anew", "warning", path=directory.path)
+        except (OSError, Fault) as error:
+            events.send("cannot make the supervise directory", "error", cause=str(error))
+            directory.give_up()
+            time.sleep(RETRY_S)
+    waited = float(held.detail.get("sleep_after", "0"))
+    return min(waited * 2, SLEEP_AFTER_MAX_S) if now() - held.began < waited * SHORT_SLEEP else sleep_after

@@ -1,0 +1,257 @@
+"""Supervisors with nothing to do: they make room for one that only waits, and nobody notices but by their memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ljsv import status
+from tests.conftest import Tree, is_alive, wait_for
+from tests.integration.ready.test_ready import add_notify
+from tests.integration.survive.test_survive import scanner_pid
+
+COUNTS = 'echo begun; trap "exit 7" TERM; while :; do sleep 0.05; done'
+AT_ONCE = '[restart]\nstable_after = "0s"\n'
+
+
+@pytest.fixture
+def sleepy(tree: Tree) -> Tree:
+    """Its supervisors sleep when they have been idle for 200 ms."""
+    tree.env["LJSV_SLEEP_AFTER"] = "200ms"
+    tree.ljsv("scan", "--daemon")
+    return tree
+
+
+def is_asleep(tree: Tree, name: str) -> bool:
+    return tree.detail(name).get("asleep") == "yes"
+
+
+def wait_asleep(tree: Tree, *names: str) -> None:
+    for name in names:
+        wait_for(lambda name=name: is_asleep(tree, name), f"the supervisor of {name} to sleep: {tree.detail(name)}")
+
+
+def private_kb(pid: int) -> int:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_Dirty:"))
+
+
+def write_control(tree: Tree, name: str, commands: str) -> None:
+    with open(tree.supervise(name) / "control", "w") as control:
+        control.write(commands)
+
+
+def test_it_has_less_and_everything_is_as_it_was(sleepy: Tree) -> None:
+    """Another process, with half the memory at most; the same run, and not a word in the journal."""
+    sleepy.add("a", COUNTS)
+    before = sleepy.wait_state("a", "ready")
+    wait_for(lambda: '"ready"' in sleepy.events(), "the journal")
+    memory = private_kb(int(before["supervisor"].split()[0])) if not os.geteuid() else 0
+    record = (sleepy.supervise("a") / "status").read_bytes()
+    events = sleepy.events()
+    wait_asleep(sleepy, "a")
+    after = sleepy.detail("a")
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed == {"supervisor", "asleep"}
+    assert (sleepy.supervise("a") / "status").read_bytes() == record
+    assert sleepy.events() == events
+    assert is_alive(int(before["pid"]))
+    if memory:
+        assert private_kb(sleepy.supervisor_pid("a")) < memory / 2
+
+
+def test_nobody_sees_a_gap(sleepy: Tree) -> None:
+    """`sv status` says that it runs, whoever falls asleep or is woken meanwhile; and each command is obeyed."""
+    names = ["a", "b"]
+    for name in names:
+        sleepy.add(name, 'trap "echo hup" HUP; while :; do sleep 0.05; done')
+    for name in names:
+        sleepy.wait_state(name, "ready")
+    wrong: list[str] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            done = sleepy.run("sv", "status", *(str(sleepy.sv / name) for name in names))
+            wrong.extend(line for line in done.stdout.splitlines() if not line.startswith("run: "))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for number in range(1, 5):
+            for name in names:
+                wait_asleep(sleepy, name)
+                write_control(sleepy, name, "h")
+                wait_for(lambda name=name, number=number: sleepy.log(name) == "\n".join(["hup"] * number), f"command {number}")
+    finally:
+        is_over.set()
+        asking.join()
+    assert not wrong, wrong[:5]
+
+
+def test_what_wakes_it(sleepy: Tree) -> None:
+    """A death, with its finish script and its count; a line of its log; a command; an edit; a signal of the scanner."""
+    sleepy.add("a", COUNTS, policy=AT_ONCE, finish='#!/bin/sh\necho "finish $1 $2"\n')
+    sleepy.wait_state("a", "ready")
+    wait_asleep(sleepy, "a")
+    pid = sleepy.kill("a", signal.SIGTERM)
+    wait_for(lambda: sleepy.log("a") == "begun\nfinish 7 0\nbegun", "another run")
+    assert sleepy.detail("a")["restarts"] == "1" and sleepy.pid("a") != pid
+    wait_asleep(sleepy, "a")
+    (sleepy.sv / "a/run").write_text(f"#!/bin/sh\n{COUNTS}\n# edited\n")
+    wait_for(lambda: sleepy.detail("a").get("changed") == "run", "the edit")
+    wait_asleep(sleepy, "a")
+    assert sleepy.detail("a")["changed"] == "run"
+    sleepy.ljsv("restart", "a")
+    assert "changed" not in sleepy.detail("a")
+    wait_asleep(sleepy, "a")
+    sleepy.ljsv("down", "a")
+    wait_asleep(sleepy, "a")
+    sleepy.ljsv("up", "a")
+    wait_asleep(sleepy, "a")
+    sleepy.ljsv("exit", "--all")
+
+
+def test_lines_of_a_log(sleepy: Tree) -> None:
+    """Each once, whoever writes them down."""
+    sleepy.add("a", "i=0; while :; do i=$((i + 1)); echo $i; sleep 0.7; done")
+    sleepy.wait_state("a", "ready")
+    wait_asleep(sleepy, "a")
+    wait_for(lambda: len(sleepy.log("a").splitlines()) >= 6, "lines")
+    lines = sleepy.log("a").splitlines()
+    assert lines == [str(number) for number in range(1, len(lines) + 1)]
+    assert float(sleepy.detail("a")["sleep_after"]) > 0.2, "it is left awake longer where its sleep was short"
+
+
+def test_a_bad_edit_wakes_it(sleepy: Tree) -> None:
+    """It is shown, and an automatic restart goes on with the values before it."""
+    path = sleepy.add("a", COUNTS, policy=AT_ONCE, env__WHO="before\n")
+    sleepy.wait_state("a", "ready")
+    wait_asleep(sleepy, "a")
+    (path / "limits").write_text("memory = 1\n")
+    wait_for(lambda: "memory" in sleepy.detail("a").get("fault", ""), "the fault")
+    sleepy.kill("a", signal.SIGTERM)
+    wait_for(lambda: sleepy.log("a") == "begun\nbegun", "another run")
+    (path / "limits").unlink()
+    wait_for(lambda: "fault" not in sleepy.detail("a"), "it to be forgotten")
+
+
+def test_an_edit_that_could_never_start(sleepy: Tree) -> None:
+    """It is good for itself, and not for a service that runs already."""
+    sleepy.add("c")
+    pid = int(sleepy.wait_state("c", "ready")["pid"])
+    wait_asleep(sleepy, "c")
+    (sleepy.sv / "c/policy").write_text('needs = ["typo"]\n')
+    wait_for(lambda: "needs what is not there: typo" in sleepy.detail("c").get("fault", ""), "the fault")
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: sleepy.state("c") == "ready" and sleepy.pid("c") not in {0, pid}, "a restart without it")
+
+
+def test_it_is_renamed(sleepy: Tree) -> None:
+    """State and log follow, before anything else is done."""
+    path = sleepy.add("a", COUNTS)
+    pid = int(sleepy.wait_state("a", "ready")["pid"])
+    wait_asleep(sleepy, "a")
+    path.rename(sleepy.sv / "b")
+    wait_for(lambda: "/b/" in sleepy.detail("b").get("log", ""), "the new name")
+    assert sleepy.pid("b") == pid
+    sleepy.ljsv("restart", "b")
+    assert sleepy.log("b").splitlines()[:1] == ["begun"]
+
+
+def test_its_runtime_directory_is_deleted(sleepy: Tree) -> None:
+    """The run goes on, everything is made again, and how it ends is known."""
+    sleepy.add("a", COUNTS, policy=AT_ONCE, finish='#!/bin/sh\necho "finish $1 $2"\n')
+    pid = int(sleepy.wait_state("a", "ready")["pid"])
+    wait_asleep(sleepy, "a")
+    shutil.rmtree(os.path.realpath(sleepy.supervise("a")))
+    wait_for(lambda: sleepy.pid("a") == pid, "its status")
+    wait_for(lambda: status.is_supervised(str(sleepy.supervise("a"))), "its supervisor")
+    assert is_alive(pid)
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: sleepy.log("a") == "begun\nfinish 7 0\nbegun", "another run")
+
+
+def test_without_a_scanner(sleepy: Tree) -> None:
+    """It needs none to wake and to do its work."""
+    sleepy.add("a", COUNTS, policy=AT_ONCE)
+    sleepy.wait_state("a", "ready")
+    wait_asleep(sleepy, "a")
+    os.kill(scanner_pid(sleepy), signal.SIGKILL)
+    pid = sleepy.kill("a")
+    wait_for(lambda: sleepy.pid("a") not in {0, pid}, "another run")
+    write_control(sleepy, "a", "d")
+    sleepy.wait_state("a", "down")
+
+
+def test_it_is_killed_or_upgraded(sleepy: Tree) -> None:
+    """As any other."""
+    sleepy.add("a", COUNTS)
+    pid = int(sleepy.wait_state("a", "ready")["pid"])
+    for how in ("killed", "upgraded"):
+        wait_asleep(sleepy, "a")
+        before = sleepy.supervisor_pid("a")
+        if how == "killed":
+            os.kill(before, signal.SIGKILL)
+        else:
+            sleepy.ljsv("upgrade")
+        wait_for(lambda before=before: not is_alive(before) and sleepy.supervisor_pid("a") not in {0, before}, "another supervisor")
+        assert sleepy.pid("a") == pid
+    sleepy.ljsv("restart", "a")
+
+
+def test_a_word_that_comes_late(sleepy: Tree) -> None:
+    """A run that says something of itself wakes it, and its reload is shown."""
+    add_notify(sleepy, 'say("READY=1\\nSTATUS=serves")\nwait("go")\nsay("STATUS=more")\nwait("never")\n')
+    sleepy.wait_state("n", "ready")
+    wait_asleep(sleepy, "n")
+    (sleepy.root / "shared/go").touch()
+    wait_for(lambda: sleepy.detail("n")["status_text"] == "more", "what it said")
+
+
+def test_who_does_not_sleep(sleepy: Tree) -> None:
+    """Something is going to happen by itself, or a fork that only waits could not see it."""
+    sleepy.add("db")
+    sleepy.add("needs", policy='needs = ["db"]\n')
+    sleepy.add("logs", log__run="#!/bin/sh\nexec cat >/dev/null\n")
+    sleepy.add("fails", "exit 1", policy='[restart]\ndelay = "60s"\n')
+    sleepy.add("ends", "trap '' TERM; while :; do sleep 0.05; done", policy='[stop]\ntimeout = "60s"\n')
+    sleepy.wait_state("ends", "ready")
+    write_control(sleepy, "ends", "d")
+    wait_asleep(sleepy, "db")
+    for name in ("needs", "logs"):
+        sleepy.wait_state(name, "ready")
+    time.sleep(1)
+    assert [name for name in ("needs", "logs", "fails", "ends") if is_asleep(sleepy, name)] == []
+    sleepy.ljsv("kill", "ends")
+
+
+@pytest.mark.parametrize("victim", ["scanner", "supervisor", "both"])
+def test_killed_while_it_falls_asleep(tree: Tree, victim: str, pytestconfig: pytest.Config) -> None:
+    """At any moment: the run goes on, it is supervised as soon as there is a scanner, and commands are obeyed."""
+    tree.env["LJSV_SLEEP_AFTER"] = "100ms"
+    tree.ljsv("scan", "--daemon")
+    tree.add("a", COUNTS)
+    pid = int(tree.wait_state("a", "ready")["pid"])
+    count = 60 if pytestconfig.getoption("--long") else 12
+    for number in range(count if victim != "supervisor" else 4):  # a scanner waits longer and longer where its supervisors die
+        write_control(tree, "a", "c")  # awake, and idle from now on
+        time.sleep(0.098 + number % 12 * 0.0008)
+        victims = {"scanner": [scanner_pid(tree)], "supervisor": [tree.supervisor_pid("a")]}
+        for one in victims.get(victim, [*victims["scanner"], *victims["supervisor"]]):
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        if victim != "supervisor":
+            wait_for(lambda: tree.ljsv("scan", "--daemon", code=None).returncode == 0, "another scanner")
+        wait_for(lambda: status.is_supervised(str(tree.supervise("a"))), "a supervisor")
+        assert tree.pid("a") == pid and is_alive(pid)
+    tree.ljsv("restart", "a")
+    assert tree.pid("a") != pid
+    assert tree.detail("a")["restarts"] == "0"
