@@ -97,8 +97,7 @@ def serve() -> None:
         try:
             _carry_out(data, fds)
         finally:
-            for fd in fds:
-                os.close(fd)
+            process.close_range(FIRST_FD, process.FD_MAX)
 
 
 def _reap(_number: int, _frame: object) -> None:
