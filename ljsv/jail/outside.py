@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 UPPER, WORK, ASIDE, LAYERS = "upper", "work", "upper.old", "layers"
 HOLD_TRIES, HOLD_AGAIN_S = 20, 0.005
 NODES = "devices"  # where those that we have made are, in the scratch
+SQUASHFS_BLOCK = 4096  # it reads in blocks of its device, of at least 1,024 bytes
 KEPT_THERE = frozenset({UPPER, WORK, ASIDE, LAYERS})
 
 
@@ -79,7 +80,7 @@ class MountImage(Step):
         try:
             source = f"/proc/self/fd/{file_fd}"
             if self.by_loop:
-                source, device_fd = loop.loop_configure(file_fd, self.path)
+                source, device_fd = loop.loop_configure(file_fd, self.path, SQUASHFS_BLOCK if self.fstype == "squashfs" else 0)
             tree_fd = mount.new_mount(self.fstype, {"source": source, "ro": ""}, READ_ONLY)
         except OSError as error:
             if str(error.filename).startswith("/dev/"):

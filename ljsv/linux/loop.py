@@ -18,8 +18,8 @@ _LOOP_MAJOR = 7
 _TRIES = 64
 
 
-def loop_configure(file_fd: int, name: str) -> tuple[str, int]:
-    """(path, descriptor) of a read-only loop device over `file_fd`.
+def loop_configure(file_fd: int, name: str, block_size: int = 0) -> tuple[str, int]:
+    """(path, descriptor) of a read-only loop device over `file_fd`, in blocks of so many bytes where its size is a multiple of that; 0 for 512.
 
     It clears itself when the last descriptor and mount of it are gone, however
     their holder ended. `name` is what losetup(8) shows. OSError when there is
@@ -27,7 +27,8 @@ def loop_configure(file_fd: int, name: str) -> tuple[str, int]:
     tried again.
     """
     config = bytearray(_CONFIG_SIZE)
-    struct.pack_into("II", config, 0, file_fd, 0)
+    is_whole = block_size and os.fstat(file_fd).st_size % block_size == 0  # else its end would be cut off
+    struct.pack_into("II", config, 0, file_fd, block_size if is_whole else 0)
     struct.pack_into("I", config, _FLAGS_AT, _LO_FLAGS_READ_ONLY | _LO_FLAGS_AUTOCLEAR)
     config[_NAME_AT : _NAME_AT + _NAME_SIZE] = os.fsencode(name)[: _NAME_SIZE - 1].ljust(_NAME_SIZE, b"\0")
     control_fd = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
