@@ -45,7 +45,7 @@ def describe(of: Supervisor) -> dict[str, str]:
         "waiting": ", ".join(of.waiting) if of.machine.is_waiting else "",
         **of.readiness.describe(),
         "why": of.why,
-        "sleep_after": f"{of.sleep_after:g}" if of.sleep_after else "",
+        "sleep_after": f"{of.idleness.sleep_after:g}" if of.idleness.sleep_after else "",
         UNSURE: "yes" if of.is_unsure else "",
         "pending": "".join(byte for byte in of.pending if byte in table.COMMANDS),
         "cgroup": of.group.path,

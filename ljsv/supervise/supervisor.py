@@ -26,13 +26,14 @@ from ljsv.paths import Places, is_service_name
 from ljsv.service.read import Service
 from ljsv.supervise import good, record
 from ljsv.supervise import machine as table
-from ljsv.supervise.announce import Announcer, machine_detail
-from ljsv.supervise.asleep import BUSY, EXIT_HANDED_OVER, GO_TO_SLEEP, IDLE, Held, is_restful, wake
+from ljsv.supervise.announce import Announcer
+from ljsv.supervise.asleep import EXIT_HANDED_OVER, GO_TO_SLEEP, Held, wake
 from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
 from ljsv.supervise.detail import describe
 from ljsv.supervise.directory import SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
 from ljsv.supervise.events import Events
 from ljsv.supervise.fingerprint import list_entries
+from ljsv.supervise.idle import Idleness
 from ljsv.supervise.jail import ServiceJail, describe_process_limits
 from ljsv.supervise.limits import JailGroup
 from ljsv.supervise.logfile import LogFile
@@ -126,8 +127,8 @@ class Supervisor:
         self.is_mending = False  # the supervise directory is to be made anew in a moment
         self.pending = ""  # commands that were read with the one that is obeyed now
         self.begun_fd = -1
-        self.sleep_after = 0.0
-        self.has_slept = self._was_asked = False  # whether it may sleep
+        self.idleness = Idleness(self)
+        self.has_slept = False
         self.jail = ServiceJail(
             self.loop, events, self.group, self.boot_id, mark_of(self.source.identity), self._living_directory, self._touch, self._try_announce,
             lambda: self.feed(Event("executed")), self._jail_gone, orders_fd, nofile,
@@ -149,9 +150,9 @@ class Supervisor:
 
     def main(self, begun_fd: int, sleep_after: float, held: Held | None) -> None:
         """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit; or carry on after its sleep."""
-        self.begun_fd, self.sleep_after, self.has_slept = begun_fd, sleep_after, held is not None
+        self.begun_fd, self.idleness.sleep_after, self.has_slept = begun_fd, sleep_after, held is not None
         if held:
-            self.sleep_after = wake(held, self.directory, self.events, sleep_after)
+            self.idleness.sleep_after = wake(held, self.directory, self.events, sleep_after)
             self.jail.keep_exits(held.exit_fd)
             self._take_name()
             if held.jail and self.source.is_edited(held.detail.get("files", "")):
@@ -164,10 +165,10 @@ class Supervisor:
         self.loop.on_signal(signal.SIGHUP, self._files_changing)
         self.loop.on_signal(signal.SIGUSR1, self._exit_in_order)
         self.loop.on_signal(signal.SIGUSR2, self.hand_over)
-        self.loop.on_signal(GO_TO_SLEEP, self._go_to_sleep)
+        self.loop.on_signal(GO_TO_SLEEP, self.idleness.go_to_sleep)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what arrived since the fork comes now
         self._begin_supervising()
-        self._stay_awake()
+        self.idleness.put_off()
         self.loop.on_error = self._loop_error
         self.loop.run(self._after_turn)
         self._leave()
@@ -198,36 +199,7 @@ class Supervisor:
         if self.log_reading and self.log_reading.service:
             self.log_reading.service.announce()
         self._announce()
-        self._stay_awake()
-
-    def _stay_awake(self) -> None:
-        """Something has happened: for a while."""
-        if self.sleep_after and not self._was_asked:
-            self.set_timer("sleep", now() + self.sleep_after, self._ask_for_sleep)
-        self._was_asked = False
-
-    def _ask_for_sleep(self) -> None:
-        """Nothing has happened for a while: one that only waits may follow (see `asleep`)."""
-        self._was_asked = True  # once, until something happens
-        service = self.source.service
-        if service and os.path.dirname(self.directory.path) == self.places.runtime and self._is_idle():
-            with suppress(OSError):
-                good.keep(self.directory.path, service)  # for an edit that wakes it, and is bad
-                tell_scanner(self.places.scanner, f"{IDLE} {self.name}\n")
-
-    def _go_to_sleep(self) -> None:
-        """It is there."""
-        if self._is_idle():
-            self.hand_over()
-        tell_scanner(self.places.scanner, f"{BUSY} {self.name}\n")
-
-    def _is_idle(self) -> bool:
-        """Nothing is going to happen by itself."""
-        known = {self.directory.control_fd, *self.jail.watched_fds, self.logs.current.fifo_fd, self.readiness.fd, self.group.memory_fd}
-        return self.loop.is_idle(known) and is_restful(self._describe())
-
-    def _describe(self) -> dict[str, str]:
-        return machine_detail(self.machine, self.jail.service_pid) | describe(self)
+        self.idleness.put_off()
 
     def _take_over(self) -> None:
         """Begin, or carry on where a killed supervisor stopped."""
