@@ -18,18 +18,29 @@ EVENT_BYTE = {
 }
 
 
+_NOT_TOLD = frozenset({"supervisor", "asleep", "sleep_after"})
+
+
 class Announcer:
     """Writes what has changed since the last time, and nothing else."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._written: dict[str, bytes] = {}
+        self._told = ""  # the lines of `detail` that subscribers were told of
 
     def carry_on(self, since: float) -> None:
         """What happened then was announced by another supervisor: the time that it gave for it is not taken anew."""
         with suppress(OSError, ValueError):
             record = StatusRecord.unpack(files.read_some(f"{self.directory}/status", status.RECORD_SIZE))
             self._written["since"] = f"{since!r} {record.since_ns}".encode()
+
+    def wake(self, detail: dict[str, str]) -> None:
+        """All that it said before it slept has been told."""
+        self._told = _format_told(detail)
+        for name in ("pid", "stat", "status"):
+            with suppress(OSError):
+                self._written[name] = files.read_some(f"{self.directory}/{name}", 64)
 
     def announce(self, machine: Machine, pid: int, extra: dict[str, str]) -> None:
         """`pid` is what runs (0: nothing); `extra` goes into `detail` after the machine's own lines. OSError if it cannot be written."""
@@ -42,11 +53,14 @@ class Announcer:
             want=machine.runit_want, paused=machine.is_paused, term_sent=machine.term_sent,
         )
         self._written["since"] = f"{machine.since!r} {since_ns}".encode()
-        detail = status.format_detail(machine_detail(machine, pid) | extra)
-        changed = self._write("detail", detail.encode())
+        detail = machine_detail(machine, pid) | extra
+        told = _format_told(detail)
+        changed = told != self._told
+        self._write("detail", status.format_detail(detail).encode())
         changed |= self._write("pid", f"{pid}\n".encode() if pid else b"")
         changed |= self._write("stat", record.stat_text(want_exit=machine.is_exiting).encode())
         changed |= self._write("status", record.pack())
+        self._told = told
         if changed:
             tell_subscribers(f"{self.directory}/event", EVENT_BYTE[machine.state])
 
@@ -60,6 +74,12 @@ class Announcer:
     def forget(self) -> None:
         """The directory was made anew: everything has to be written again."""
         self._written = {key: value for key, value in self._written.items() if key == "since"}
+        self._told = ""
+
+
+def _format_told(detail: dict[str, str]) -> str:
+    """But for which process it is that says so."""
+    return status.format_detail({name: value for name, value in detail.items() if name not in _NOT_TOLD})
 
 
 def machine_detail(machine: Machine, pid: int) -> dict[str, str]:

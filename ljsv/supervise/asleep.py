@@ -37,7 +37,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 EXIT_HANDED_OVER = 3
 # Lines of `detail` that only a supervisor that is awake can live up to.
 _RESTLESS = (
-    "deadline", "pending", "exiting", "due", "paused", "is_waiting", "unsure", "fault", "log_fault", "log_jail", "needs", "watchdog", "deployment",
+    "deadline", "pending", "exiting", "due", "paused", "is_waiting", "unsure", "fault", "log_fault", "log_jail", "watchdog", "deployment",
 )
 SHORT_SLEEP = 6.0  # in times of what it had waited for
 SLEEP_AFTER_MAX_S = 3600.0
@@ -49,12 +49,13 @@ _FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Held:
-    """What it holds: lock, `control`, `ok`, the exit record (-1: none), and what wakes it; and what would be made anew if it were deleted."""
+    """What it holds: lock, `control`, `ok`, the exit record (-1: none), its needs, and what wakes it; and what would be made anew if it were deleted."""
 
-    __slots__ = ("began", "control_fd", "detail", "directory_id", "exit_fd", "jail", "lock_fd", "ok_fd", "wakers")
+    __slots__ = ("began", "control_fd", "detail", "directory_id", "exit_fd", "jail", "lock_fd", "need_fds", "ok_fd", "wakers")
 
-    def __init__(self) -> None:
+    def __init__(self, need_fds: list[int]) -> None:
         self.began = now()
+        self.need_fds = need_fds
         self.lock_fd = self.control_fd = self.ok_fd = self.exit_fd = -1
         self.directory_id = (0, 0)
         self.detail: dict[str, str] = {}
@@ -69,9 +70,12 @@ def is_restful(detail: dict[str, str]) -> bool:
     return (is_at_rest or state == status.READY) and not any(map(detail.get, _RESTLESS))
 
 
-def sleep(folder: str, begun_fd: int) -> Held | None:
-    """Hold that supervise directory, close `begun_fd`, and wait. None where there is something to be done already, or it cannot be held."""
-    held = Held()
+def sleep(folder: str, begun_fd: int, need_fds: list[int]) -> Held | None:
+    """Hold that supervise directory, close `begun_fd`, and wait. None where there is something to be done already, or it cannot be held.
+
+    `need_fds`: of its needs (`needs.hold`), which stay open while it waits, and until whoever carries on holds them.
+    """
+    held = Held(need_fds)
     try:
         is_quiet = _hold(held, folder)
     except OSError:
@@ -79,14 +83,14 @@ def sleep(folder: str, begun_fd: int) -> Held | None:
     fds = [fd for fd, _ in held.wakers]
     if is_quiet:
         poller = select.poll()
-        for fd, events in held.wakers:
+        for fd, events in (*held.wakers, *[(fd, select.POLLIN) for fd in need_fds]):
             poller.register(fd, events)
         os.close(begun_fd)
         poller.poll()
         if signal.SIGUSR2 in signal.sigpending():
             os._exit(EXIT_HANDED_OVER)
     else:
-        fds += held.lock_fd, held.control_fd, held.ok_fd, held.exit_fd
+        fds += held.lock_fd, held.control_fd, held.ok_fd, held.exit_fd, *need_fds
     for fd in fds:
         if fd >= 0:
             os.close(fd)

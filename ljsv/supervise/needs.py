@@ -20,7 +20,7 @@ from ljsv.supervise.directory import is_locked, open_fifo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ljsv.paths import Places
     from ljsv.supervise.loop import Loop
@@ -62,9 +62,13 @@ class Needs:
             if not os.path.isdir(f"{self._places.svdir}/{need}"):
                 raise Fault("needs what is not there", need, "no such service", hint=f"ljsv new {quote(need)}  # or take it out of policy")
 
+    @property
+    def fds(self) -> list[int]:
+        """Where they are heard."""
+        return list(self._fifos.values())
+
     def _subscribe(self, name: str, needs: tuple[str, ...]) -> None:
-        folders = [f"{self._places.svdir}/{need}/supervise/event" for need in needs]
-        wanted = {f"{folder}/{PREFIX}{name}" for folder in [*folders, f"{self._places.scanner}/event"]} if needs else set()
+        wanted = set(paths_of(self._places, name, needs))
         for path in [path for path in self._fifos if path not in wanted or not os.path.exists(path)]:
             self._drop(path)
         for path in wanted - self._fifos.keys():
@@ -88,6 +92,22 @@ class Needs:
         """The service is at rest: it depends on nobody."""
         for path in list(self._fifos):
             self._drop(path)
+
+
+def paths_of(places: Places, name: str, needs: Iterable[str]) -> list[str]:
+    """The FIFOs that `name` holds for what it needs, and for news of the scanner; none without needs."""
+    folders = [f"{places.svdir}/{need}/supervise/event" for need in needs]
+    return [f"{folder}/{PREFIX}{name}" for folder in [*folders, f"{places.scanner}/event"]] if folders else []
+
+
+def hold(places: Places, name: str, supervise: str) -> list[int]:
+    """Those of a service that runs, as its `detail` says, open: for one that only waits."""
+    found = []
+    with suppress(OSError):
+        for path in paths_of(places, name, status.read_detail(supervise).get("needs", "").split()):
+            with suppress(OSError, Fault):  # it is not there: the scanner announces when it is
+                found.append(open_fifo(path, os.O_RDWR | os.O_NONBLOCK))
+    return found
 
 
 def is_ready(supervise: str) -> bool:

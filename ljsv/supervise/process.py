@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 def supervise(
     places: Places, name: str, dir_fd: int, events_fd: int, begun_fd: int, nofile: tuple[int, int], groups: Tree, orders_fd: int,
-    settings: Settings, lost: dict[str, list[int]], folder: str,
+    settings: Settings, lost: dict[str, list[int]], folder: str, need_fds: list[int],
 ) -> None:
     """The supervisor process: never returns. Exit 0 when told to exit, 111 when it could not begin.
 
     `orders_fd` leads to the nursery; `begun_fd` is closed once clients can see it; or the fault is written there.
     `lost`: jails that may be this service's, without a record (see `orphans`). `folder`: its
-    supervise directory, where it only has to wait (see `asleep`), else "".
+    supervise directory, where it only has to wait (see `asleep`, also for `need_fds`), else "".
     """
     process.prctl_name(f"ljsv {name}")
-    held = sleep(folder, begun_fd) if folder else None
+    held = sleep(folder, begun_fd, need_fds) if folder else None
     begun_fd = -1 if held else begun_fd
     events = Events(events_fd, name)
     code = 111

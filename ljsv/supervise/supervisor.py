@@ -153,6 +153,7 @@ class Supervisor:
         self.begun_fd, self.idleness.sleep_after, self.has_slept = begun_fd, sleep_after, held is not None
         if held:
             self.idleness.sleep_after = wake(held, self.directory, self.events, sleep_after)
+            self.announcer.wake(held.detail)
             self.jail.keep_exits(held.exit_fd)
             self._take_name()
             if held.jail and self.source.is_edited(held.detail.get("files", "")):
@@ -168,6 +169,8 @@ class Supervisor:
         self.loop.on_signal(GO_TO_SLEEP, self.idleness.go_to_sleep)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what arrived since the fork comes now
         self._begin_supervising()
+        for fd in held.need_fds if held else ():
+            os.close(fd)
         self.idleness.put_off()
         self.loop.on_error = self._loop_error
         self.loop.run(self._after_turn)

@@ -22,6 +22,7 @@ from ljsv.supervise.asleep import GO_TO_SLEEP
 from ljsv.supervise.attendants import forget_signals
 from ljsv.supervise.directory import format_identity, tell_subscribers
 from ljsv.supervise.loop import now
+from ljsv.supervise.needs import hold
 from ljsv.supervise.orphans import find_jails, mark_of
 from ljsv.supervise.process import supervise
 
@@ -63,6 +64,7 @@ class Entry:
     folder: str = ""  # its supervise directory, where that is a runtime folder
     is_leaving: bool = False  # its directory is gone: the supervisor has been told to exit
     next: tuple[int, int] | None = None  # (pid, pidfd) of one that waits for this one's end
+    is_falling_asleep: bool = False  # who begins then is no news
     is_exited: bool = False  # told to exit by a client: not started again by itself
     problem: str = ""  # why nobody supervises it
     held_fds: list[int] = field(default_factory=list)  # its FIFOs, while one supervisor hands over to the next
@@ -177,6 +179,7 @@ class Supervisors:
         if is_settled and not self.is_stopping:
             entry.next = self._clone(entry, {}, entry.folder)
             if entry.next:
+                entry.is_falling_asleep = True
                 self._replace(entry, GO_TO_SLEEP)
 
     def stay_awake(self, entry: Entry) -> None:
@@ -254,12 +257,13 @@ class Supervisors:
             for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
                 os.dup2(null_fd, standard)
             process.close_all_except(0, 1, 2, dir_fd, self._events.fd, self._orders_fd, begun_w, *([entry.pidfd] if folder else []))
+            need_fds = hold(self._places, entry.name, folder) if folder else []  # before whoever holds them now ends
             if folder:
                 process.has_ended(entry.pidfd, wait=True)
                 os.close(entry.pidfd)
             with suppress(BlockingIOError):  # then supervise/lock decides, see spawn
                 fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            supervise(self._places, entry.name, dir_fd, self._events.fd, begun_w, self._nofile, self._groups, self._orders_fd, self._settings, lost, folder)
+            supervise(self._places, entry.name, dir_fd, self._events.fd, begun_w, self._nofile, self._groups, self._orders_fd, self._settings, lost, folder, need_fds)
         except OSError as error:
             os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self._places.svdir}/{entry.name}')}".encode())
         finally:
@@ -276,7 +280,9 @@ class Supervisors:
         self.release(entry)
         self.folder_of(entry)
         entry.problem = " hint: ".join(line for line in text.decode(errors="replace").split("\n") if line)
-        tell_subscribers(f"{self._places.scanner}/event", b"s")
+        if not entry.is_falling_asleep or entry.problem:
+            tell_subscribers(f"{self._places.scanner}/event", b"s")
+        entry.is_falling_asleep = False
 
     # ---- ending
 

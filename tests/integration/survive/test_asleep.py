@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -216,20 +217,35 @@ def test_a_word_that_comes_late(sleepy: Tree) -> None:
     wait_for(lambda: sleepy.detail("n")["status_text"] == "more", "what it said")
 
 
+def test_needs(sleepy: Tree) -> None:
+    """Who sleeps still counts as one that needs the other: it is named, and ends before that one does."""
+    for name, needs in (("db", []), ("app", ["db"]), ("web", ["app", "db"])):
+        sleepy.add(name, f"trap 'sleep 0.3; echo ended; exit 0' TERM; while :; do sleep 0.05; done # {name}", policy=f"needs = {needs}\n".replace("'", '"'))
+    for name in ("db", "app", "web"):
+        sleepy.wait_state(name, "ready")
+    wait_asleep(sleepy, "db", "app", "web")
+    pid = sleepy.pid("app")
+    sleepy.kill("db")
+    wait_for(lambda: "others need it, and go on" in sleepy.events(), "those that need it to be named")
+    assert sleepy.pid("app") == pid
+    wait_asleep(sleepy, "db", "app", "web")
+    sleepy.ljsv("exit", "--all")
+    ends = [json.loads(line) for line in sleepy.events().splitlines()]
+    assert [event["service"] for event in ends if event["event"] == "exited"] == ["web", "app", "db"]
+
+
 def test_who_does_not_sleep(sleepy: Tree) -> None:
     """Something is going to happen by itself, or a fork that only waits could not see it."""
     sleepy.add("db")
-    sleepy.add("needs", policy='needs = ["db"]\n')
     sleepy.add("logs", log__run="#!/bin/sh\nexec cat >/dev/null\n")
     sleepy.add("fails", "exit 1", policy='[restart]\ndelay = "60s"\n')
     sleepy.add("ends", "trap '' TERM; while :; do sleep 0.05; done", policy='[stop]\ntimeout = "60s"\n')
     sleepy.wait_state("ends", "ready")
     write_control(sleepy, "ends", "d")
     wait_asleep(sleepy, "db")
-    for name in ("needs", "logs"):
-        sleepy.wait_state(name, "ready")
+    sleepy.wait_state("logs", "ready")
     time.sleep(1)
-    assert [name for name in ("needs", "logs", "fails", "ends") if is_asleep(sleepy, name)] == []
+    assert [name for name in ("logs", "fails", "ends") if is_asleep(sleepy, name)] == []
     sleepy.ljsv("kill", "ends")
 
 
