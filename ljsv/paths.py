@@ -68,6 +68,11 @@ def _home(environ: dict[str, str]) -> str:
     return home
 
 
+def clean_place(place: str) -> str:
+    """An absolute path without doubled and trailing slashes, and without dots for nothing."""
+    return "/" + "/".join([part for part in place.split("/") if part not in {"", "."}])
+
+
 def is_service_name(name: str) -> bool:
     """A name that the scanner takes: no leading dot, no slash or control character, at most 64 bytes."""
     return (

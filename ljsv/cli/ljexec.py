@@ -222,12 +222,13 @@ def _spec(options: Options, command: list[str]) -> JailSpec:
     from ljsv.service.images import check_image
     from ljsv.service.stored import Defaults, read_manifest
 
-    kind, path, image_type, defaults = HOST, "/", "", Defaults()
+    kind, path, image_type, defaults, named = HOST, "/", "", Defaults(), ""
     if options.has("--root"):
-        kind, path = DIRECTORY, os.path.realpath(options.get("--root"))
+        kind, path, named = DIRECTORY, os.path.realpath(options.get("--root")), os.path.abspath(options.get("--root"))
         _require_directory(path)
     elif options.has("--image"):
         kind, path = IMAGE, _image_path(options.get("--image"))
+        named = os.path.abspath(options.get("--image")) if os.path.exists(options.get("--image")) else ""
         image_type = check_image(path)
         defaults = read_manifest(path).defaults
     writable = DIRECT if options.has("--rw") else OVERLAY if options.has("--overlay-dir") else options.get("--writable", NO)
@@ -250,6 +251,7 @@ def _spec(options: Options, command: list[str]) -> JailSpec:
         name="ljexec",
         base_kind=kind,
         base_path=path,
+        base_named=named,
         argv=tuple(command) or defaults.argv or ("/bin/sh",),
         image_type=image_type,
         writable=writable,
@@ -285,22 +287,24 @@ def _require_directory(path: str) -> None:
 
 
 def _bind(text: str) -> BindMount:
-    from ljsv.jail.spec import BindMount, clean
+    from ljsv.jail.spec import BindMount
+    from ljsv.paths import clean_place
 
     source, _, rest = text.partition(":")
     to, _, mode = rest.partition(":")
     _require_place("--bind", text, to)
     if not source or mode not in {"", "rw", "ro"}:
         raise usage(f"--bind wants {OPTIONS['--bind']}: found {text!r}", "ljexec --bind /srv/www:/var/www:rw")
-    return BindMount(os.path.abspath(source), clean(to), mode == "rw")
+    return BindMount(os.path.abspath(source), clean_place(to), mode == "rw")
 
 
 def _tmpfs(text: str) -> TmpfsMount:
-    from ljsv.jail.spec import TmpfsMount, clean
+    from ljsv.jail.spec import TmpfsMount
+    from ljsv.paths import clean_place
 
     at, _, size = text.partition(":")
     _require_place("--tmpfs", text, at)
-    at = clean(at)
+    at = clean_place(at)
     if not size:
         return TmpfsMount(at)
     from ljsv.service.units import parse_size
@@ -312,7 +316,9 @@ def _tmpfs(text: str) -> TmpfsMount:
 
 
 def _require_place(name: str, text: str, path: str) -> None:
-    if not path.startswith("/") or not path.strip("/") or ".." in path.split("/"):
+    from ljsv.paths import clean_place
+
+    if not path.startswith("/") or clean_place(path) == "/" or ".." in path.split("/"):
         raise usage(f"{name} wants {OPTIONS[name]}, an absolute path in the jail without .., not / itself: found {text!r}", "ljexec --help")
 
 

@@ -326,7 +326,9 @@ def stop(context: Context) -> int:
         return faults[0].exit_code
     after: dict[str, set[str]] = {name: set() for name in names}
     for name in names:
-        for need in context.detail(name).get("needs", "").split():
+        detail = context.detail(name)
+        is_at_rest = detail.get("state") in {status.DOWN, status.FAILED}  # nobody has to wait for it, as in a circle
+        for need in () if is_at_rest else detail.get("needs", "").split():
             if need in after and need != name:
                 after[need].add(name)
     code = steer(context, names, dict.fromkeys(names, "d"), is_down, after if _is_loop_free(after) else None)

@@ -12,6 +12,7 @@ import stat
 
 from ljsv.errors import Fault, quote
 from ljsv.frozen import Frozen
+from ljsv.jail.apart import check_apart
 from ljsv.jail.exposed import STANDARD_DIRECTORIES, close_hint, find_exposed, find_set_id
 from ljsv.jail.filters import read_filter
 from ljsv.jail.outside import can_map
@@ -131,8 +132,8 @@ def gather_facts(spec: JailSpec, *, is_shifted: bool = False, userns_fd: int = -
     binds = tuple(_is_directory(bind.source, spec) for bind in spec.binds)
     image_how, server = find_image(spec, host, is_root=is_root) if spec.base_kind == IMAGE else ("", "")
     is_base_mapped = userns_fd >= 0 and spec.base_kind == DIRECTORY and can_map(spec.base_path, userns_fd)
-    _check_apart(spec)
     _check_writable(spec, userns_fd, is_base_mapped=is_base_mapped)
+    check_apart(spec)
     exposed = find_exposed(spec, is_shifted=is_shifted)
     set_id, why_not_all = find_set_id(spec, exposed, is_root=is_root)
     notes = _notes(spec, host, is_shifted=is_shifted, is_base_mapped=is_base_mapped)
@@ -187,25 +188,6 @@ def find_image(spec: JailSpec, host: HostFacts, *, is_root: bool) -> tuple[str, 
         cause = "may not be opened" if os.path.exists("/dev/fuse") else "No such file or directory"
         raise Fault("cannot mount the image", "/dev/fuse", cause, hint="sudo modprobe fuse && sudo chmod 0666 /dev/fuse")
     return FUSE, server
-
-
-def _check_apart(spec: JailSpec) -> None:
-    """Fault where anything that its next start looks up lies in a place that the jail may write: it could put a symlink there."""
-    written = [bind.source for bind in spec.binds if bind.writable] + ([spec.base_path] if spec.writable == DIRECT and spec.base_kind == DIRECTORY else [])
-    if not written:
-        return
-    wanted = [bind.source for bind in spec.binds] + ([spec.base_path] if spec.base_kind != HOST else [])
-    wanted += ([spec.overlay] if spec.writable == OVERLAY else []) + ([spec.directory] if spec.directory else [])
-    places = [os.path.realpath(place) for place in written]
-    for path in dict.fromkeys(wanted):
-        parent = os.path.dirname(path)
-        while parent != "/":
-            real = os.path.realpath(parent)
-            inside = next((place for place in places if real == place or real.startswith(f"{place.rstrip('/')}/")), "")
-            if inside:
-                cause = f"it lies in {inside}, which the jail may write, and could put something else in its place"
-                raise Fault("cannot trust the path", path, cause, hint=f"ls -ld {quote(path)}  # name places beside each other in {spec.origin}")
-            parent = os.path.dirname(parent)
 
 
 def _check_writable(spec: JailSpec, userns_fd: int, *, is_base_mapped: bool) -> None:

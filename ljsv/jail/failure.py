@@ -58,6 +58,8 @@ def _explain_exec(spec: JailSpec, number: int, cause: str, name: str) -> tuple[s
     on_host = shown if is_script else f"{spec.base_path}{name}" if spec.base_kind == DIRECTORY and name.startswith("/") else ""
     where = f"see {spec.origin}" if spec.directory else "it is looked up in the jail, not on the host"
     if number == errno.ENOENT:
+        if cause.startswith(NO_INTERPRETER) and cause.endswith("\r"):
+            return shown, "its first line ends in CR LF", f"sed -i 's/\\r$//' {quote(on_host or shown)}", EXIT_NOT_FOUND
         if cause.startswith(NO_INTERPRETER):
             where = f"its first line names {cause.removeprefix(NO_INTERPRETER).strip()}, which the rootfs must have" + (f": see {spec.origin}" if spec.directory else "")
         return shown, cause, where, EXIT_NOT_FOUND

@@ -86,6 +86,8 @@ class MountImage(Step):
             if str(error.filename).startswith("/dev/"):
                 raise
             cause = "the kernel finds no whole file system in it" if error.errno == errno.EINVAL else error.strerror
+            if self.by_loop and os.fstat(file_fd).st_size % loop.SECTOR:
+                cause = f"its size is no multiple of {loop.SECTOR} bytes, which a loop device leaves out: mksquashfs without -nopad"
             raise OSError(error.errno, cause, self.path) from None
         finally:
             os.close(file_fd)

@@ -61,6 +61,7 @@ class JailSpec(Frozen):
     base_kind: str
     base_path: str
     argv: tuple[str, ...]
+    base_named: str = ""  # its path before symlinks were followed; "" where nobody has named one
     image_type: str = ""
     directory: str = ""
     writable: str = NO
@@ -88,11 +89,6 @@ class JailSpec(Frozen):
     origin: str = ""
 
 
-def clean(place: str) -> str:
-    """A place in the jail without doubled and trailing slashes."""
-    return "/" + "/".join(part for part in place.split("/") if part not in {"", "."})
-
-
 def resolve_capabilities(changes: tuple[str, ...]) -> frozenset[int]:
     """The default set with each "+X" added and each "-X" taken away, in order."""
     kept = set(DEFAULT_CAPABILITIES)
@@ -112,17 +108,19 @@ def spec_of(service: Service, name: str, state: str, argv: tuple[str, ...] = ())
     import resource
 
     from ljsv.jail.limits import settings_of
+    from ljsv.paths import clean_place
 
     argv = argv or service.argv
     rootfs, limits = service.rootfs, service.limits
     rlimits = [(resource.RLIMIT_CORE, limits.core or 0)]
     if limits.nofile is not None:
         rlimits.append((resource.RLIMIT_NOFILE, limits.nofile))
-    overlay = overlay_of(rootfs, state)
+    overlay, named = overlay_of(rootfs, state), rootfs.base or "rootfs"
     return JailSpec(
         name=name,
         base_kind=service.base_kind,
         base_path=service.base_path,
+        base_named="" if service.image_name or service.deployed else named if named.startswith("/") else f"{service.directory}/{named}",
         argv=argv,
         image_type=service.image_type,
         directory=service.directory,
@@ -134,8 +132,8 @@ def spec_of(service: Service, name: str, state: str, argv: tuple[str, ...] = ())
         is_range=rootfs.ids == "range",
         network=rootfs.network,
         dns=rootfs.dns,
-        binds=tuple(BindMount(bind.from_, clean(bind.to), bind.writable, bind.ids == "map") for bind in rootfs.bind),
-        tmpfs=tuple(TmpfsMount(clean(tmpfs.at), tmpfs.size) for tmpfs in rootfs.tmpfs),
+        binds=tuple(BindMount(bind.from_, clean_place(bind.to), bind.writable, bind.ids == "map") for bind in rootfs.bind),
+        tmpfs=tuple(TmpfsMount(clean_place(tmpfs.at), tmpfs.size) for tmpfs in rootfs.tmpfs),
         devices=tuple(device.path for device in rootfs.device),
         tty=rootfs.tty,
         is_privileged=rootfs.security.user_namespace == "host",

@@ -7,6 +7,7 @@ import os
 import struct
 from fcntl import ioctl
 
+SECTOR = 512  # what is left of the file after the last whole one is not there
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4

@@ -145,11 +145,11 @@ def read_start_time(pid: int) -> int:
     return int(fields[19]) if fields else 0
 
 
-def has_ended(pidfd: int, *, wait: bool = False) -> bool:
-    """Whether the process, of whomever it is a child, has ended, and has let go of all that it had open; with `wait`, not before that."""
+def has_ended(pidfd: int) -> bool:
+    """Whether the process, of whomever it is a child, has ended, and has let go of all that it had open."""
     poller = poll()
     poller.register(pidfd, POLLIN)
-    return bool(poller.poll(None if wait else 0))
+    return bool(poller.poll(0))
 
 
 def is_exiting(pid: int) -> bool:

@@ -31,7 +31,7 @@ LOW_PORT = 80
 LINE_MAX = 255  # what the kernel reads of a first line, less its newline
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 KNOWN = frozenset({"run", "rootfs", "rootfs.toml", "limits", "policy", "finish", "check", "control", "env", "down", "log", "supervise"})
-CONTROLS = frozenset("udoxtpckhaiq12")
+CONTROLS = frozenset("udxtpckhaiq12")
 # What the kernel asks of the host's own user namespace, whatever a jail holds.
 OF_THE_HOST = frozenset({
     "LINUX_IMMUTABLE", "IPC_LOCK", "SYS_MODULE", "SYS_RAWIO", "SYS_PACCT", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",

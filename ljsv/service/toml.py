@@ -17,6 +17,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from ljsv.errors import Fault
 from ljsv.linux import capabilities
+from ljsv.paths import clean_place
 from ljsv.service import schema, units
 
 T = TypeVar("T")
@@ -193,10 +194,10 @@ def _require(ok: bool, file: str, key: str, found: Any, allowed: str) -> None:  
 def _check_rootfs(file: str, rootfs: schema.Rootfs) -> None:
     for index, bind in enumerate(rootfs.bind):
         _require(_is_path(bind.from_), file, f"bind[{index}].from", bind.from_, _ABSOLUTE)
-        _require(_is_path(bind.to) and bind.to.strip("/") != "", file, f"bind[{index}].to", bind.to, _ABSOLUTE + ", not / itself")
+        _require(_is_path(bind.to) and clean_place(bind.to) != "/", file, f"bind[{index}].to", bind.to, _ABSOLUTE + ", not / itself")
     for index, tmpfs in enumerate(rootfs.tmpfs):
-        _require(_is_path(tmpfs.at) and tmpfs.at.strip("/") != "", file, f"tmpfs[{index}].at", tmpfs.at, _ABSOLUTE + ", not / itself")
-    places = [bind.to.rstrip("/") for bind in rootfs.bind] + [tmpfs.at.rstrip("/") for tmpfs in rootfs.tmpfs]
+        _require(_is_path(tmpfs.at) and clean_place(tmpfs.at) != "/", file, f"tmpfs[{index}].at", tmpfs.at, _ABSOLUTE + ", not / itself")
+    places = [clean_place(bind.to) for bind in rootfs.bind] + [clean_place(tmpfs.at) for tmpfs in rootfs.tmpfs]
     for index, device in enumerate(rootfs.device):
         _require(_is_device(device.path), file, f"device[{index}].path", device.path, _BELOW_DEV)
     _require(not rootfs.tty or _is_device(rootfs.tty), file, "tty", rootfs.tty, _BELOW_DEV)

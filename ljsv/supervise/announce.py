@@ -100,6 +100,7 @@ def machine_detail(machine: Machine, pid: int) -> dict[str, str]:
         "paused": "yes" if machine.is_paused else "",
         "term_sent": "yes" if machine.term_sent else "",
         "due": str(machine.due) if machine.due else "",
+        "has_failed": "yes" if machine.has_failed else "",
         "commanded": "yes" if machine.is_commanded else "",
         "exiting": "yes" if machine.is_exiting else "",
         "is_waiting": "yes" if machine.is_waiting else "",

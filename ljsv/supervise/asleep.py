@@ -22,7 +22,7 @@ from ljsv import status
 from ljsv.errors import Fault
 from ljsv.linux import cgroup, process
 from ljsv.linux.signals import signal
-from ljsv.supervise import record
+from ljsv.supervise import fingerprint, record
 from ljsv.supervise.loop import now
 
 TYPE_CHECKING = False
@@ -37,11 +37,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 EXIT_HANDED_OVER = 3
 # Lines of `detail` that only a supervisor that is awake can live up to.
 _RESTLESS = (
-    "deadline", "pending", "exiting", "due", "paused", "is_waiting", "unsure", "fault", "log_fault", "log_jail", "watchdog", "deployment",
+    "deadline", "pending", "exiting", "due", "paused", "is_waiting", "unsure", "changed", "fault", "log_fault", "log_jail", "watchdog", "deployment",
 )
 SHORT_SLEEP = 6.0  # in times of what it had waited for
 SLEEP_AFTER_MAX_S = 3600.0
-RETRY_S = 1.0
+RETRY_S, END_MAX_S = 1.0, 10.0
 SIZE_MAX = 65536
 
 
@@ -49,14 +49,14 @@ _FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Held:
-    """What it holds: lock, `control`, `ok`, the exit record (-1: none), its needs, and what wakes it; and what would be made anew if it were deleted."""
+    """What it holds (-1: none): lock, `control`, `ok`, exit record, a run's word, its needs, and what wakes it; and what would be made anew if it were deleted."""
 
-    __slots__ = ("began", "control_fd", "detail", "directory_id", "exit_fd", "jail", "lock_fd", "need_fds", "ok_fd", "wakers")
+    __slots__ = ("began", "control_fd", "detail", "directory_id", "exit_fd", "jail", "lock_fd", "need_fds", "ok_fd", "ready_fd", "wakers")
 
     def __init__(self, need_fds: list[int]) -> None:
         self.began = now()
         self.need_fds = need_fds
-        self.lock_fd = self.control_fd = self.ok_fd = self.exit_fd = -1
+        self.lock_fd = self.control_fd = self.ok_fd = self.exit_fd = self.ready_fd = -1
         self.directory_id = (0, 0)
         self.detail: dict[str, str] = {}
         self.jail: JailRecord | None = None
@@ -70,14 +70,14 @@ def is_restful(detail: dict[str, str]) -> bool:
     return (is_at_rest or state == status.READY) and not any(map(detail.get, _RESTLESS))
 
 
-def sleep(folder: str, begun_fd: int, need_fds: list[int]) -> Held | None:
+def sleep(folder: str, dir_fd: int, begun_fd: int, need_fds: list[int]) -> Held | None:
     """Hold that supervise directory, close `begun_fd`, and wait. None where there is something to be done already, or it cannot be held.
 
     `need_fds`: of its needs (`needs.hold`), which stay open while it waits, and until whoever carries on holds them.
     """
     held = Held(need_fds)
     try:
-        is_quiet = _hold(held, folder)
+        is_quiet = _hold(held, folder, dir_fd)
     except OSError:
         is_quiet = False
     fds = [fd for fd, _ in held.wakers]
@@ -90,14 +90,14 @@ def sleep(folder: str, begun_fd: int, need_fds: list[int]) -> Held | None:
         if signal.SIGUSR2 in signal.sigpending():
             os._exit(EXIT_HANDED_OVER)
     else:
-        fds += held.lock_fd, held.control_fd, held.ok_fd, held.exit_fd, *need_fds
+        fds += held.lock_fd, held.control_fd, held.ok_fd, held.exit_fd, held.ready_fd, *need_fds
     for fd in fds:
         if fd >= 0:
             os.close(fd)
     return held if is_quiet else None
 
 
-def _hold(held: Held, folder: str) -> bool:
+def _hold(held: Held, folder: str, dir_fd: int) -> bool:
     """All of it; False where something has happened already. OSError."""
     held.lock_fd = os.open(f"{folder}/lock", os.O_WRONLY | os.O_CLOEXEC)
     fcntl.flock(held.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +109,7 @@ def _hold(held: Held, folder: str) -> bool:
         os._exit(0)
     wakers = held.wakers
     wakers += (os.dup(held.control_fd), select.POLLIN), (process.signalfd(SIGNALS), select.POLLIN)
-    if not is_restful(detail):
+    if not is_restful(detail) or _is_edited(dir_fd, detail):
         return False
     if detail["state"] == status.READY:
         jail = held.jail = record.read_jail_record(folder)
@@ -118,8 +118,9 @@ def _hold(held: Held, folder: str) -> bool:
         fds = [*record.open_jail(jail), os.open(f"{folder}/log.fifo", _FIFO)]
         if jail.server_pid:
             fds.append(record.open_server(jail))
-        if detail.get("ready_by") != "start":
-            fds.append(os.open(f"{folder}/ready.fifo", _FIFO))
+        if detail.get("ready_by") in {"fd", "notify"}:
+            held.ready_fd = os.open(f"{folder}/ready.fifo", _FIFO)
+            fds.append(os.dup(held.ready_fd))
         wakers += [(fd, select.POLLIN) for fd in fds]
         if -1 in fds or not _watch_memory(wakers, jail.cgroup, int(detail.get("oom_kills", "0"))):
             return False
@@ -128,6 +129,13 @@ def _hold(held: Held, folder: str) -> bool:
     detail["asleep"] = "yes"
     _write_detail(folder, detail)
     return True
+
+
+def _is_edited(dir_fd: int, detail: dict[str, str]) -> bool:
+    """Whether the service directory is another than the one before has seen: it may have been told so when it was about to end."""
+    is_down, has_log = (fingerprint.has(dir_fd, name) for name in ("down", "log/run"))
+    is_run_edited = detail["state"] == status.READY and fingerprint.parse_fingerprint(detail.get("files", "")) != fingerprint.take_fingerprint(dir_fd)
+    return is_run_edited or has_log or is_down != (detail.get("normally") == "down") or os.readlink(f"/proc/self/fd/{dir_fd}") != detail.get("directory")
 
 
 def _watch_memory(wakers: list[tuple[int, int]], group: str, seen: int) -> bool:
@@ -157,6 +165,25 @@ def wake(held: Held, directory: SuperviseDirectory, events: Events, sleep_after:
         except (OSError, Fault) as error:
             events.send("cannot make the supervise directory", "error", cause=str(error))
             directory.give_up()
+            if {signal.SIGTERM, signal.SIGUSR1} & {int(number) for number in signal.sigpending()}:
+                _end_jail(held)
             time.sleep(RETRY_S)
     waited = float(held.detail.get("sleep_after", "0"))
     return min(waited * 2, SLEEP_AFTER_MAX_S) if now() - held.began < waited * SHORT_SLEEP else sleep_after
+
+
+def _end_jail(held: Held) -> None:
+    """Told to exit, with nowhere to write anything down: what runs is ended, and so is this process."""
+    pidfd, service_fd = record.open_jail(held.jail) if held.jail else (-1, -1)
+    for fd, number in ((service_fd, signal.SIGTERM), (service_fd, signal.SIGCONT), (pidfd, signal.SIGKILL)):
+        if fd < 0:
+            continue
+        try:
+            signal.pidfd_send_signal(fd, number)
+        except OSError:
+            continue
+        if number == signal.SIGCONT:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            poller.poll(END_MAX_S * 1000)
+    os._exit(0)

@@ -35,6 +35,7 @@ def describe(of: Supervisor) -> dict[str, str]:
         "changed": of.source.changed,
         "files": of.source.describe_files() if of.jail.is_alive else "",
         "process_limits": of.jail.process_limits,
+        "sent": " ".join(map(str, sorted(of.sent))) if of.jail.is_alive else "",
         "oom_kills": str(of.group.oom_kills) if of.group.oom_kills else "",
         "log_fault": (of.log_reading.describe_fault() if of.log_reading else "") or of.logs.fault,
         "log_jail": of.log_reading.describe_jail() if of.log_reading else "",

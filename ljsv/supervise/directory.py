@@ -74,12 +74,13 @@ class SuperviseDirectory:
     not made again under the old name.
     """
 
-    def __init__(self, service_path: str, dir_fd: int, runtime: str | None, identity: str) -> None:
+    def __init__(self, service_path: str, dir_fd: int, runtime: str | None, identity: str, folder: str = "") -> None:
+        """`folder`: where it is known to be."""
         self._service_path = service_path
         self._dir_fd = dir_fd
         self._identity = identity
         self._plain = f"/proc/self/fd/{dir_fd}/supervise"
-        self.path = self._find(runtime)
+        self.path = folder or self._find(runtime)
         self.control_fd = self._ok_fd = self._lock_fd = -1
         self._id: tuple[int, int] = (0, 0)
 

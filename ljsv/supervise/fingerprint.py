@@ -64,6 +64,15 @@ def _env_names(dir_fd: int) -> list[str]:
         os.close(fd)
 
 
+def has(dir_fd: int, name: str) -> bool:
+    """Whether there is something of that name in it."""
+    try:
+        os.stat(name, dir_fd=dir_fd)
+    except OSError:
+        return False
+    return True
+
+
 def format_fingerprint(fingerprint: Fingerprint) -> str:
     """In a line, for the next supervisor; "" where that would be too much, or a name is none that a run can begin with."""
     text = " ".join([":".join(map(str, entry)) for entry in fingerprint])

@@ -51,4 +51,4 @@ class Idleness:
         """Nothing is going to happen by itself."""
         of = self._of
         known = {of.directory.control_fd, *of.jail.watched_fds, of.logs.current.fifo_fd, of.readiness.fd, of.group.memory_fd, *of.needs.fds}
-        return of.loop.is_idle(known) and is_restful(machine_detail(of.machine, of.jail.service_pid) | describe(of))
+        return bool(of.logs.path) and of.loop.is_idle(known) and is_restful(machine_detail(of.machine, of.jail.service_pid) | describe(of))

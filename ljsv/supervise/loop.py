@@ -69,7 +69,7 @@ class Loop:
             numbers = os.read(self._wake_r, 512)
         except BlockingIOError:
             return
-        for number in dict.fromkeys(numbers):
+        for number in sorted(set(numbers)):  # not as they came: of two at once the kernel runs the handler of the higher one first
             if number in self._signals:
                 self._signals[number]()
 

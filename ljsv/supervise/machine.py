@@ -39,10 +39,14 @@ START, KILL_JAIL, RUN_FINISH, EXIT = "start", "kill jail", "run finish", "exit"
 
 @dataclass(frozen=True)
 class Signal:
-    """Send this signal to the process that runs (./run or ./finish), unless ./control/`script` says that it has done so."""
+    """Send this signal to the process that runs (./run or ./finish), unless ./control/`script` says that it has done so.
+
+    After the scripts that run and wait, unless `at_once`.
+    """
 
     number: int
     script: str = ""
+    at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Machine:
     is_paused: bool = False
     term_sent: bool = False
     due: int = 0  # the signal that makes it end, and has not been sent yet: ./control/t comes first
+    has_failed: bool = False  # the run that goes on, or has just ended, whatever its exit code says: not ready in time, or silent
     is_commanded: bool = False  # the run that goes on, or has just ended, was told to end
     is_waiting: bool = False  # in `down`: it starts when what it needs is ready
     was_ready: bool = False  # the run that goes on, or has just ended
@@ -150,7 +155,7 @@ Rule = Callable[[Machine, Event, Rules, float], Result]
 def _start(m: Machine, now: float) -> Result:
     started = replace(
         m, state=STARTING, since=now, deadline=now + BUILD_TIMEOUT_S, is_paused=False, term_sent=False, due=0,
-        is_commanded=False, is_waiting=False, was_ready=False, ready_after=None, result="", is_fault=False,
+        has_failed=False, is_commanded=False, is_waiting=False, was_ready=False, ready_after=None, result="", is_fault=False,
     )
     return started, (START,)
 
@@ -174,7 +179,7 @@ def _tell_to_end(m: Machine) -> tuple[Action, ...]:
 
 def _conclude(m: Machine, rules: Rules, now: float) -> Result:
     """What follows when a run, and its finish script, have ended."""
-    end = m.end or LOST
+    is_success = (m.end or LOST).is_success and not m.has_failed
     if m.is_fault and m.is_commanded and m.want == WANT_UP:
         return _start(replace(m, failures=0), now)
     if m.is_fault:
@@ -185,12 +190,12 @@ def _conclude(m: Machine, rules: Rules, now: float) -> Result:
     if m.is_exiting or m.want == WANT_DOWN:
         return _rest(replace(m, failures=0), now, "stopped")
     if m.want == WANT_ONCE:
-        result = "stopped" if m.is_commanded else "done" if end.is_success else "failed"
+        result = "stopped" if m.is_commanded else "done" if is_success else "failed"
         return _rest(replace(m, want=WANT_DOWN), now, result)
     if m.is_commanded:
         return _start(replace(m, failures=0), now)
-    if rules.when == "never" or (rules.when == "failure" and end.is_success):
-        return _rest(replace(m, want=WANT_DOWN), now, "done" if end.is_success else "failed")
+    if rules.when == "never" or (rules.when == "failure" and is_success):
+        return _rest(replace(m, want=WANT_DOWN), now, "done" if is_success else "failed")
     return _again(m, rules, now)
 
 
@@ -281,8 +286,10 @@ def _ready(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
 
 
 def _not_ready(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
-    """Not ready in time: ended like a run that has failed."""
-    m = replace(_stop(m, rules, now)[0], is_commanded=False)
+    """Not ready in time: ended like a run that has failed. While it is paused, its time does not pass."""
+    if m.is_paused:
+        return replace(m, deadline=now + rules.ready_timeout), ()
+    m = replace(_stop(m, rules, now)[0], is_commanded=False, has_failed=True)
     return m, _tell_to_end(m)
 
 
@@ -293,7 +300,9 @@ def _stopping(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
 
 def _silent(m: Machine, _e: Event, rules: Rules, now: float) -> Result:
     """Its watchdog has heard nothing from it: ABRT, so that it leaves a core, then KILL."""
-    return replace(m, state=STOPPING, deadline=now + rules.stop_timeout), (Signal(signal.SIGABRT), Signal(signal.SIGCONT))
+    if m.is_paused:
+        return m, ()
+    return replace(m, state=STOPPING, has_failed=True, deadline=now + rules.stop_timeout), (Signal(signal.SIGABRT), Signal(signal.SIGCONT))
 
 
 def _adopted(m: Machine, event: Event, rules: Rules, now: float) -> Result:
@@ -343,6 +352,13 @@ def _kill(m: Machine, _e: Event, _r: Rules, _now: float) -> Result:
     return replace(m, deadline=None), (KILL_JAIL,)
 
 
+def _late(m: Machine, event: Event, rules: Rules, now: float) -> Result:
+    """Its time to end is up. Where it was never told, since a script that comes first still runs, it is told now, and has its time."""
+    if not m.due:
+        return _kill(m, event, rules, now)
+    return replace(m, due=0, term_sent=True, deadline=now + rules.stop_timeout), (Signal(m.due, at_once=True), Signal(signal.SIGCONT, at_once=True))
+
+
 def _files_changed(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
     """A fault is tried again when a file changes, but only where the service is wanted; what waits may need something else now."""
     if m.state == DOWN and not m.is_waiting:
@@ -389,7 +405,8 @@ TABLE: dict[tuple[str, str], Rule] = {
     **_rows((STARTING, STOPPING), "build failed", _build_failed),
     (FINISHING, "finish missing"): _finish_missing,
     (FINISHING, "finish ended"): _finish_ended,
-    **_rows((STARTING, STOPPING, FINISHING), "deadline", _kill),
+    (STOPPING, "deadline"): _late,
+    **_rows((STARTING, FINISHING), "deadline", _kill),
     (BACKOFF, "deadline"): _retry,
     **_rows((DOWN, FAILED, FINISHING), "files changed", _files_changed),
 }

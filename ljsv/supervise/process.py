@@ -32,7 +32,7 @@ def supervise(
     supervise directory, where it only has to wait (see `asleep`, also for `need_fds`), else "".
     """
     process.prctl_name(f"ljsv {name}")
-    held = sleep(folder, begun_fd, need_fds) if folder else None
+    held = sleep(folder, dir_fd, begun_fd, need_fds) if folder else None
     begun_fd = -1 if held else begun_fd
     events = Events(events_fd, name)
     code = 111
@@ -40,7 +40,9 @@ def supervise(
         for mark, pids in lost.items():
             for pid in end_jails(mark, pids):
                 events.send("ended a jail that nothing led to any more: the supervise directory was lost", "warning", pid=pid)
-        supervisor = Supervisor(places, name, dir_fd, events, nofile, groups, orders_fd=orders_fd, log_cap=settings.log_cap, make_log_reading=LogReading)
+        supervisor = Supervisor(
+            places, name, dir_fd, events, nofile, groups, orders_fd=orders_fd, log_cap=settings.log_cap, make_log_reading=LogReading, folder=folder if held else "",
+        )
         supervisor.main(begun_fd, settings.sleep_after, held)
         code = 0
     except Fault as fault:

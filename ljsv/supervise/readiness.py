@@ -71,7 +71,7 @@ class Readiness:
         self._feed = feed
         self._on_change = on_change
         self._announce = announce
-        self._fd = -1
+        self._fd = self._kept_fd = -1
         self._status_text = ""
         self._is_reloading = False
         self._watchdog_s = 0.0
@@ -93,11 +93,16 @@ class Readiness:
         self._status_text = detail.get("status_text", "").removeprefix(f"{RELOADING}; " if self._is_reloading else "")
         self._open(directory, check_timeout_s)
 
+    def keep(self, fd: int) -> None:
+        """The FIFO of the run that is carried on with, where it is open already (-1: it is not): its directory may have vanished."""
+        self._kept_fd = fd
+
     def _open(self, directory: str, check_timeout_s: float) -> None:
         self.close()
         self._check_timeout_s = check_timeout_s
         if self.by in {BY_FD, BY_NOTIFY}:
-            self._fd = open_fifo(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK)
+            self._fd = self._kept_fd if self._kept_fd >= 0 else open_fifo(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK)
+            self._kept_fd = -1
             self._loop.watch(self._fd, self._hear)
 
     def wire(self, directory: str) -> Wires:

@@ -128,6 +128,7 @@ def restore_machine(detail: dict[str, str]) -> Machine | None:
             is_paused="paused" in detail,
             term_sent="term_sent" in detail,
             due=int(detail.get("due", "0")),
+            has_failed="has_failed" in detail,
             is_commanded="commanded" in detail,
             is_waiting="is_waiting" in detail,
             was_ready="was_ready" in detail,

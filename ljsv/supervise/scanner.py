@@ -43,7 +43,7 @@ from ljsv.supervise.events import Events
 from ljsv.supervise.loop import Loop, now
 from ljsv.supervise.notify import notify, say_reloading
 from ljsv.supervise.settle import BELOW_QUIET_S, Settling
-from ljsv.supervise.supervisors import STOP_TRIES, TOLD_TO_EXIT, Entry, Identity, Supervisors
+from ljsv.supervise.supervisors import HAND_OVER_MAX_S, STOP_TRIES, TOLD_TO_EXIT, Entry, Identity, Supervisors
 from ljsv.supervise.sweep import sweep
 from ljsv.supervise.watch import RUNTIME_MASK, SCAN_MASK, Change, Watch
 
@@ -52,7 +52,7 @@ SERVICES_MAX = 10_000
 NOFILE, NOFILE_MAX = 65536, 1 << 20  # of the scanner itself; what a service may ask for
 SWEEP_AFTER_S, SWEEPS_MAX = 0.5, 120
 RUNTIME_QUIET_S = 1.0
-HAND_OVER_MAX_S, UPGRADE_AGAIN_S = 10.0, 0.05
+UPGRADE_AGAIN_S = 0.05
 CAUGHT = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 GROUP_ROOT = "LJSV_CGROOT"
 TAKEN_OVER = "LJSV_TAKEN_OVER"  # in the environment of a scanner that replaces itself: the descriptors with the lock and of its control FIFO

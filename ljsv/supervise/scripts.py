@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 QUEUE_MAX = 64
 TIMED_OUT, NOT_RUN = -1, -2
+CHECK = "check"
 
 
 class Scripts:
@@ -39,6 +40,7 @@ class Scripts:
         self._begin = begin
         self._queue: deque[Callable[[], None]] = deque()
         self._pid = 0
+        self._name = ""
         self._pidfd = self._channel_fd = -1
         self._done: Callable[[int, str], None] = _ignore
         self._is_late = self._is_full = False
@@ -85,10 +87,15 @@ class Scripts:
         except (Fault, OSError) as error:
             done(NOT_RUN, str(error))
             return
-        self._done, self._is_late, self._is_full = done, False, False
+        self._name, self._done, self._is_late, self._is_full = name, done, False, False
         self._pidfd = os.pidfd_open(self._pid)
         self._loop.watch(self._pidfd, self._ended)
         self._loop.set_timer(self._timer, now() + timeout_s, self._late)
+
+    def give_way(self) -> None:
+        """Something is to be done to the run: ./check, which it has not asked for, keeps nothing waiting."""
+        if self._pid and self._name == CHECK:
+            self._late()
 
     def _late(self) -> None:
         self._is_late = True

@@ -13,7 +13,15 @@ from ljsv.linux import files
 from ljsv.service.read import Service, read_service
 from ljsv.service.stored import resolve
 from ljsv.service.toml import SIGNALS
-from ljsv.supervise.fingerprint import Fingerprint, describe_change, format_fingerprint, parse_fingerprint, replace_entry, take_fingerprint
+from ljsv.supervise.fingerprint import (
+    Fingerprint,
+    describe_change,
+    format_fingerprint,
+    has,
+    parse_fingerprint,
+    replace_entry,
+    take_fingerprint,
+)
 from ljsv.supervise.machine import BY_START, Rules
 
 TYPE_CHECKING = False
@@ -64,11 +72,7 @@ class Source:
         self.path = os.readlink(f"/proc/self/fd/{self.dir_fd}")
 
     def has(self, name: str) -> bool:
-        try:
-            os.stat(name, dir_fd=self.dir_fd)
-        except OSError:
-            return False
-        return True
+        return has(self.dir_fd, name)
 
     def load(self, *, is_edit: bool = False) -> Service:
         """Read it, if it has changed since it was last found good. Fault when it is unfit; with `is_edit` also where it could only wait."""

@@ -94,6 +94,7 @@ class Supervisor:
         orders_fd: int = -1,
         log_cap: int = 0,
         loop: Loop | None = None,
+        folder: str = "",
         make_log_reading: Callable[[Supervisor], LogReading] | None = None,
     ) -> None:
         self.places = places
@@ -113,11 +114,11 @@ class Supervisor:
         self.deployer: Deployer | None = None
         if self.has_deployments:
             self.source.find_state = lambda: self.places.state_of(self.name)
-        self.directory = SuperviseDirectory(self.source.path, dir_fd, places.runtime_of(name), format_identity(self.source.identity))
+        self.directory = SuperviseDirectory(self.source.path, dir_fd, places.runtime_of(name), format_identity(self.source.identity), folder)
         self.announcer = Announcer(self.directory.path)
         self.fault: Fault | None = None
         self.failed_stage = self.reason = self.why = ""
-        self._sent: frozenset[int] = frozenset()  # signals, to this run, by commands
+        self.sent: frozenset[int] = frozenset()  # signals, to this run, by commands
         self._seen = list_entries(dir_fd)
         self._death: dict[str, Any] | None = None  # remembered, and not written yet
         self.is_unsure = False  # adopted between record and go: perhaps it was never started
@@ -155,6 +156,7 @@ class Supervisor:
             self.idleness.sleep_after = wake(held, self.directory, self.events, sleep_after)
             self.announcer.wake(held.detail)
             self.jail.keep_exits(held.exit_fd)
+            self.readiness.keep(held.ready_fd)
             self._take_name()
             if held.jail and self.source.is_edited(held.detail.get("files", "")):
                 self.source.restore(good.find(self.directory.path))  # an edit has to be good for what runs
@@ -247,6 +249,7 @@ class Supervisor:
             self.events.send("adopted", pid=jail.service_pid, alive=self.jail.is_alive)
         if self.jail.is_alive:
             self.source.run_goes_on(detail.get("files", ""))
+            self.sent = frozenset(map(int, detail.get("sent", "").split()))
             self._hold_needs()
             self.logs.reopen(jail)
             self.readiness.follow(self.machine.state)
@@ -283,6 +286,8 @@ class Supervisor:
             self._remember_death(before)
             if table.START not in actions:
                 self._write_death()
+        if before.is_paused and not self.machine.is_paused:
+            self.readiness.follow(self.machine.state)  # its watchdog waits anew
         if self.machine.state != before.state:
             self._tell_journal(before, is_death=event.kind in DEATHS)
             self._changed_state(before)
@@ -296,17 +301,21 @@ class Supervisor:
             self.deployer.after(before.state)
 
     def _deadline(self) -> None:
-        if self.machine.state == status.STOPPING:
+        if self.machine.state == status.STOPPING and self.machine.due:
+            self.events.send("a script in control/ takes too long: not waiting for it any more", "warning", timeout_s=self.source.rules.stop_timeout)
+        elif self.machine.state == status.STOPPING:
             what = "it was told to" if self.machine.is_commanded else "it had said that it was stopping"
             self.reason = self.reason or f"not ended {self.source.rules.stop_timeout:g}s after {what}"
             self.events.send("stop timeout: killing the jail", "warning", timeout_s=self.source.rules.stop_timeout)
-        if self.machine.state == status.UP:
+        if self.machine.state == status.UP and not self.machine.is_paused:
             said = self.readiness.status_text
             self.reason = f"not ready within {self.source.rules.ready_timeout:g}s" + (f"; {said}" if said else "")
             self.events.send("not ready in time: stopping it", "warning", timeout_s=self.source.rules.ready_timeout)
         self.feed(Event("deadline"))
 
     def _act(self, action: Action, event: Event) -> None:
+        if isinstance(action, Signal | Script):
+            self.scripts.give_way()
         if isinstance(action, Signal):
             self._signal_run(action)
         elif isinstance(action, Script):
@@ -330,10 +339,10 @@ class Supervisor:
             if action.script == "t":
                 self._say_sent(action.number, is_sent=code != 0)
 
-        self._sent |= {action.number}
+        self.sent |= {action.number}
         if action.script and self._has_control(action.script):
             self._run_control(action.script, send)
-        elif action.number == signal.SIGKILL:
+        elif action.number == signal.SIGKILL or action.at_once:
             self.jail.signal_service(action.number)
         else:
             self.scripts.then(send)
@@ -342,7 +351,7 @@ class Supervisor:
         """Byte 18 is set when the signal has really been sent; it is due no more, either way."""
         machine = self.machine
         if machine.state in table.WITH_RUN:
-            self.machine = replace(machine, term_sent=is_sent, due=0 if machine.due == number else machine.due)
+            self.machine = replace(machine, term_sent=machine.term_sent or is_sent, due=0 if machine.due == number else machine.due)
             self.is_dirty = True
 
     def _has_control(self, name: str) -> bool:
@@ -385,7 +394,7 @@ class Supervisor:
 
     def _remember_death(self, before: Machine) -> None:
         end = self.machine.end
-        if end and end.code < 0 and end.status & 0x7F in self._sent and not before.is_commanded:
+        if end and end.code < 0 and end.status & 0x7F in self.sent and not before.is_commanded:
             self.reason = self.reason or "a command had sent it that signal"
         self.why = describe_death(self.machine, self.reason)
         self._death = death_of(before, self.machine, self.fault, self.failed_stage, self.reason)
@@ -493,7 +502,7 @@ class Supervisor:
 
     def _start(self, *, is_automatic: bool) -> None:
         """Begin to build the jail of ./run. A fault ends in `failed`, unless good values are at hand."""
-        self.fault, self.failed_stage, self.reason, self._sent = None, "", "", frozenset()
+        self.fault, self.failed_stage, self.reason, self.sent = None, "", "", frozenset()
         try:
             self.source.find_path()
             self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's

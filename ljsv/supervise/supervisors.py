@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ RESPAWN_FIRST_S = 1.0
 RESPAWN_MAX_S = 60.0
 LIVED_LONG_S = 10.0
 STOP_TRIES = 5
+HAND_OVER_MAX_S = 10.0
 TOLD_TO_EXIT = "its supervisor was told to exit"
 HELD_BACK = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 Identity = tuple[int, int, int]
@@ -227,6 +229,7 @@ class Supervisors:
 
     def _clone(self, entry: Entry, lost: dict[str, list[int]], folder: str) -> tuple[int, int] | None:
         """(pid, pidfd) of a supervisor, which `_began` hears of; None where the system has no room for it. `folder`: it only waits, see `supervise`."""
+        scanner = os.getpid()
         begun_fd, begun_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # until the child can take them
         try:
@@ -238,14 +241,14 @@ class Supervisors:
             self._events.send("cannot fork", "error", name=entry.name, cause=error.strerror)
             return None
         if pid == 0:
-            self._become_supervisor(entry, begun_w, lost, folder)
+            self._become_supervisor(entry, begun_w, lost, folder, scanner)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
         os.close(begun_w)
         entry.begun_fd = begun_fd
         self._loop.watch(begun_fd, lambda: self._began(entry))
         return pid, pidfd
 
-    def _become_supervisor(self, entry: Entry, begun_w: int, lost: dict[str, list[int]], folder: str) -> None:
+    def _become_supervisor(self, entry: Entry, begun_w: int, lost: dict[str, list[int]], folder: str, scanner: int) -> None:
         """In the child. Never returns."""
         code = 111
         try:
@@ -259,8 +262,7 @@ class Supervisors:
             process.close_all_except(0, 1, 2, dir_fd, self._events.fd, self._orders_fd, begun_w, *([entry.pidfd] if folder else []))
             need_fds = hold(self._places, entry.name, folder) if folder else []  # before whoever holds them now ends
             if folder:
-                process.has_ended(entry.pidfd, wait=True)
-                os.close(entry.pidfd)
+                _wait_for_turn(entry.pidfd, scanner)
             with suppress(BlockingIOError):  # then supervise/lock decides, see spawn
                 fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             supervise(self._places, entry.name, dir_fd, self._events.fd, begun_w, self._nofile, self._groups, self._orders_fd, self._settings, lost, folder, need_fds)
@@ -298,7 +300,8 @@ class Supervisors:
             entry.is_child = True
             self._loop.watch(entry.pidfd, lambda: self._ended(entry))
             return
-        self.end_next(entry)
+        if entry.next:
+            self.stay_awake(entry)  # as far as the one that waits is concerned
         self._on_end(entry, is_told)
 
     @staticmethod
@@ -368,6 +371,21 @@ class Supervisors:
             entry.failures += 1
             self.spawn(entry)
         self.tell(entry, number)
+
+
+def _wait_for_turn(pidfd: int, scanner: int) -> None:
+    """Until the supervisor before this one has ended. Where the scanner is gone, and it does not end either, it has something to do: then this one goes."""
+    scanner_fd = os.pidfd_open(os.getppid())
+    poller = select.poll()
+    for fd in (pidfd, scanner_fd):
+        poller.register(fd, select.POLLIN)
+    if os.getppid() == scanner:
+        poller.poll()
+    poller.unregister(scanner_fd)
+    if not poller.poll(HAND_OVER_MAX_S * 1000):
+        os._exit(0)
+    os.close(pidfd)
+    os.close(scanner_fd)
 
 
 def _holder_of(dir_fd: int) -> tuple[int, int]:

@@ -216,8 +216,10 @@ def test_stop_sends_the_signal_then_cont_then_kills_the_jail() -> None:
     m, actions = step(m, Event("d"), rules, 1.0)
     assert actions == (table.Script("d"), Signal(signal.SIGQUIT, "t"), Signal(signal.SIGCONT))
     assert m.deadline == 4.0 and m.due == signal.SIGQUIT
-    m, actions = step(m, Event("deadline"), rules, 4.0)
-    assert actions == (table.KILL_JAIL,)
+    late, actions = step(m, Event("deadline"), rules, 4.0)  # it was not sent yet: a script runs
+    assert actions == (Signal(signal.SIGQUIT, at_once=True), Signal(signal.SIGCONT, at_once=True)) and late.deadline == 7.0
+    for told in (late, replace(m, due=0)):
+        assert step(told, Event("deadline"), rules, 7.0)[1] == (table.KILL_JAIL,)
 
 
 def test_end_of_wait_status() -> None:

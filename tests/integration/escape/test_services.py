@@ -40,6 +40,37 @@ def start(tree: Tree, *arguments: str, seccomp: str = "off", rootfs: str = "", d
     return tree.log("web")
 
 
+@pytest.mark.parametrize("what", ["itself", "limits", "link to rootfs", "link above", "rootfs", "own data"])
+def test_what_says_what_its_jail_is(scanning: Tree, what: str) -> None:
+    """A writable bind of its own service directory, of a file there, or of what one leads to: with that it could make itself the machine's root."""
+    path = scanning.write("web", rootfs=None)
+    shared, small = scanning.root / "shared", small_root(scanning)
+    (shared / "conf").mkdir(parents=True)
+    (path / "limits").write_text("")
+    (path / "data").mkdir()
+    source, base = {
+        "itself": (scanning.sv / "web", "host"), "limits": (scanning.sv / "web/limits", "host"), "link to rootfs": (shared, "host"),
+        "link above": (shared, str(scanning.root / "conf")), "rootfs": (shared, "host"), "own data": (scanning.sv / "web/data", "host"),
+    }[what]
+    rootfs = f'base = "{base}"\n[[bind]]\nfrom = "{source}/"\nto = "/me"\nwritable = true\n'
+    if what == "limits":
+        rootfs = rootfs.replace("limits/", "limits")
+    target = shared / "rootfs" if what == "link to rootfs" else path / "rootfs"
+    target.write_text(rootfs)
+    if target != path / "rootfs":
+        (path / "rootfs").symlink_to(target)
+    if what == "link above":
+        (shared / "conf/root").symlink_to(small)
+        (scanning.root / "conf").symlink_to(shared / "conf/root")
+    scanning.own(shared)
+    scanning.own(path)
+    path.rename(scanning.sv / "web")
+    is_refused = what not in {"rootfs", "own data"}
+    scanning.wait_state("web", "failed" if is_refused else "ready")
+    assert ("which the jail may write" in scanning.detail("web").get("fault", "")) == is_refused
+    assert ("which the jail may write" in scanning.ljsv("lint", "web", code=None).stdout) == is_refused
+
+
 def test_files_of_the_supervisor(either: Tree) -> None:
     """control, lock, exit, status and the rest of `supervise`: neither read, nor written, nor made, nor moved, in the service directory or where its symlink leads."""
     real = os.path.realpath(either.sv / "web/supervise")

@@ -386,15 +386,29 @@ def test_nothing_is_looked_up_where_the_jail_may_write(tree: Tree, root: Path) -
     for name in ("bind", "base", "overlay"):
         (outer / name).mkdir(parents=True)
     link.symlink_to(outer)
+    tree.open_fuse()
+    image = str(tree.root / "root.squashfs")
+    subprocess.run(["mksquashfs", str(root), image, "-quiet", "-noappend", "-no-progress", "-all-root"], check=True, capture_output=True)
+    os.chown(image, tree.uid, tree.uid)
+    for name in ("bind", "base", "overlay"):
+        (tree.root / f"to-{name}").symlink_to(outer / name)
+    (outer / "to-root").symlink_to(root)
+    (outer / "to-image").symlink_to(image)
     tree.own(outer)
     writable = ("--bind", f"{outer}:/outer:rw")
     for options in (
         ("--bind", f"{outer}/bind:/bind"), ("--bind", f"{link}/bind:/bind"), ("--root", f"{outer}/base"),
         ("--root", str(root), "--overlay-dir", f"{outer}/overlay"),
+        ("--bind", f"{tree.root}/to-bind:/bind"), ("--root", f"{tree.root}/to-base"), ("--root", f"{outer}/to-root"), ("--image", f"{outer}/to-image"),
+        ("--root", str(root), "--overlay-dir", f"{tree.root}/to-overlay"), ("--root", str(root), "--overlay-dir", str(outer)),
     ):
         done = tree.run("ljexec", *writable, *options, "--", "/bin/true")
         assert done.returncode == 125 and "which the jail may write, and could put something else in its place" in done.stderr, done
     assert "cannot trust the path" in tree.run("ljexec", "--root", str(root), "--rw", "--bind", f"{root}/etc:/tmp/etc", "--", "/bin/true").stderr
+    own = ("--root", str(root), "--overlay-dir", f"{tree.root}/own")
+    assert tree.run("ljexec", *own, "--", "/bin/mkdir", "/made").returncode == 0
+    assert "cannot trust the path" in tree.run("ljexec", *own, "--bind", f"{tree.root}/own/upper/made:/tmp/made", "--", "/bin/true").stderr
+    assert "cannot trust the path" in tree.run("ljexec", "--image", image, "--bind", f"{image}:/image:rw", "--", "/bin/true").stderr
     assert tree.run("ljexec", *writable, "--bind", f"{outer}:/again", "--bind", f"{root}:/root", "--", "/bin/true").returncode == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -183,3 +184,27 @@ def test_up_that_fails_at_once(scanning: Tree) -> None:
     result = scanning.ljsv("up", "a", code=1)
     assert "exit 7" in result.stdout
     assert "there is no configuration" in result.stderr
+
+
+@pytest.mark.parametrize("why", ["not ready", "silent"])
+def test_a_clean_end_is_no_success_then(scanning: Tree, why: str) -> None:
+    """What was not ready in time, or went silent, has failed, whatever it makes of its signal: it is started again, and `up` says so."""
+    ends = "signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); signal.signal(signal.SIGABRT, lambda *_: os._exit(0))\n"
+    says = 'say("READY=1")\n' if why == "silent" else ""
+    limit = 'watchdog = "300ms"\n' if why == "silent" else 'timeout = "300ms"\n'
+    add_notify(scanning, f"{ends}{says}time.sleep(1000)\n", f'{limit}[restart]\nwhen = "failure"\ndelay = "100ms"\n')
+    wait_for(lambda: int(scanning.detail("n").get("restarts", "0")) >= 2, "it to be started again")
+
+
+def test_paused_is_not_silent(scanning: Tree) -> None:
+    """Whom ljsv has stopped has its time when it goes on: its watchdog's, and the one to get ready."""
+    add_notify(scanning, 'say("READY=1")\nwhile True:\n    time.sleep(0.1)\n    say("WATCHDOG=1")\n', 'watchdog = "600ms"\n')
+    pid = int(scanning.wait_state("n", "ready")["pid"])
+    scanning.add("a", "sleep 0.7; echo >&3; exec sleep 1000", policy='[ready]\nby = "fd"\ntimeout = "1s"\n')
+    other = int(scanning.wait_state("a", "up")["pid"])
+    scanning.ljsv("pause", "n", "a")
+    time.sleep(1.5)
+    scanning.ljsv("cont", "n", "a")
+    scanning.wait_state("a", "ready")
+    time.sleep(1)
+    assert (scanning.pid("n"), scanning.pid("a")) == (pid, other)

@@ -142,3 +142,31 @@ def test_upgrade(scanning: Tree) -> None:
     scanning.ljsv("restart", "s0")
     scanning.add("later")
     scanning.wait_state("later", "ready")
+
+
+def test_nothing_keeps_the_signal_from_a_service_that_is_stopped(scanning: Tree) -> None:
+    """./check gives way at once; a control script that hangs has its time, and then the service has its own."""
+    told = "trap 'echo told; exit 0' TERM; while :; do sleep 0.05; done"
+    path = scanning.add("checked", told, down="", policy='[ready]\nby = "check"\n[stop]\ntimeout = "20s"\n[scripts]\ncheck = "30s"\n')
+    script(path / "check", "exec sleep 1001")
+    scanning.ljsv("up", "checked", "-w", "1", code=1)
+    begun = time.monotonic()
+    scanning.ljsv("down", "checked")
+    assert scanning.log("checked") == "told" and time.monotonic() - begun < 10
+    path = scanning.add("hangs", told, down="", policy='[stop]\ntimeout = "1s"\n')
+    script(path / "control" / "t", "exec sleep 1001")
+    scanning.ljsv("up", "hangs")
+    scanning.ljsv("down", "hangs")
+    assert scanning.log("hangs") == "told"
+
+
+def test_it_was_told_once(scanning: Tree) -> None:
+    """`got TERM` stays as long as the process lives, though control/t does something else the next time."""
+    path = scanning.add("a", "trap '' TERM; while :; do sleep 0.05; done", down="", policy='[stop]\ntimeout = "2s"\n')
+    script(path / "control" / "t", "test -e /run/seen && exit 0; touch /run/seen; exit 1")
+    scanning.ljsv("up", "a")
+    for _ in range(2):
+        scanning.ljsv("term", "a")
+        wait_for(lambda: "got TERM" in (scanning.supervise("a") / "stat").read_text(), "TERM")
+        time.sleep(0.3)
+    assert "got TERM" in (scanning.supervise("a") / "stat").read_text()

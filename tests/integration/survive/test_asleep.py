@@ -108,8 +108,6 @@ def test_what_wakes_it(sleepy: Tree) -> None:
     wait_asleep(sleepy, "a")
     (sleepy.sv / "a/run").write_text(f"#!/bin/sh\n{COUNTS}\n# edited\n")
     wait_for(lambda: sleepy.detail("a").get("changed") == "run", "the edit")
-    wait_asleep(sleepy, "a")
-    assert sleepy.detail("a")["changed"] == "run"
     sleepy.ljsv("restart", "a")
     assert "changed" not in sleepy.detail("a")
     wait_asleep(sleepy, "a")
@@ -210,11 +208,97 @@ def test_it_is_killed_or_upgraded(sleepy: Tree) -> None:
 
 def test_a_word_that_comes_late(sleepy: Tree) -> None:
     """A run that says something of itself wakes it, and its reload is shown."""
-    add_notify(sleepy, 'say("READY=1\\nSTATUS=serves")\nwait("go")\nsay("STATUS=more")\nwait("never")\n')
+    add_notify(sleepy, 'say("READY=1\\nSTATUS=serves")\nwait("go")\nsay("STATUS=more")\nwait("again")\nsay("STATUS=again")\nwait("never")\n')
     sleepy.wait_state("n", "ready")
     wait_asleep(sleepy, "n")
     (sleepy.root / "shared/go").touch()
     wait_for(lambda: sleepy.detail("n")["status_text"] == "more", "what it said")
+    wait_asleep(sleepy, "n")
+    shutil.rmtree(os.path.realpath(sleepy.supervise("n")))
+    wait_for(lambda: sleepy.detail("n").get("status_text") == "more", "its directory, again")
+    (sleepy.root / "shared/again").touch()
+    wait_for(lambda: sleepy.detail("n")["status_text"] == "again", "what it says then")
+
+
+def test_told_to_exit_while_it_falls_asleep(sleepy: Tree) -> None:
+    """It stays exited, also for the next scanner."""
+    sleepy.add("a")
+    sleepy.wait_state("a", "ready")
+    scanner = scanner_pid(sleepy)
+    wait_asleep(sleepy, "a")
+    os.kill(scanner, signal.SIGSTOP)
+    write_control(sleepy, "a", "c")
+    time.sleep(1)  # it has asked by now
+    write_control(sleepy, "a", "x")
+    time.sleep(0.3)
+    os.kill(scanner, signal.SIGCONT)
+    wait_for(lambda: "told to exit" in sleepy.ljsv("status", "a", code=None).stdout, "its exit to be known")
+    sleepy.ljsv("upgrade")
+    time.sleep(0.5)
+    assert "told to exit" in sleepy.ljsv("status", "a", code=None).stdout
+
+
+def test_an_edit_while_it_falls_asleep(sleepy: Tree) -> None:
+    """Told to one that is about to end, it is noticed by the one that follows."""
+    sleepy.add("a")
+    sleepy.wait_state("a", "ready")
+    scanner = scanner_pid(sleepy)
+    wait_asleep(sleepy, "a")
+    os.kill(scanner, signal.SIGSTOP)
+    write_control(sleepy, "a", "c")
+    time.sleep(0.1)
+    supervisor = sleepy.supervisor_pid("a")
+    (sleepy.sv / "a/run").write_text("#!/bin/sh\n# edited\nexec sleep 1000\n")
+    time.sleep(1)
+    os.kill(supervisor, signal.SIGSTOP)
+    os.kill(scanner, signal.SIGCONT)
+    time.sleep(0.3)
+    os.kill(supervisor, signal.SIGCONT)
+    wait_for(lambda: sleepy.detail("a").get("changed") == "run", "the edit")
+
+
+def test_a_scanner_that_dies_before_it_is_told(sleepy: Tree) -> None:
+    """The fork that waits goes by itself, where the one before it stays awake."""
+    sleepy.add("a")
+    sleepy.wait_state("a", "ready")
+    wait_asleep(sleepy, "a")
+    write_control(sleepy, "a", "c")
+    wait_for(lambda: not is_asleep(sleepy, "a"), "it to wake")
+    supervisor, scanner = sleepy.supervisor_pid("a"), scanner_pid(sleepy)
+    os.kill(scanner, signal.SIGSTOP)
+    time.sleep(1)
+    os.kill(supervisor, signal.SIGSTOP)
+    os.kill(scanner, signal.SIGCONT)
+    time.sleep(0.3)
+    os.kill(scanner, signal.SIGKILL)
+    write_control(sleepy, "a", "p")
+    os.kill(supervisor, signal.SIGCONT)
+    sleepy.ljsv("scan", "--daemon")
+    assert sleepy.supervisor_pid("a") == supervisor
+    wait_for(lambda: len([1 for text in sleepy.processes().values() if "supervise.scanner" in text]) <= 2, "the fork to go")
+
+
+def test_renamed_and_then_deleted(sleepy: Tree) -> None:
+    """With its own stop signal, and no word of a directory that had vanished."""
+    run = "trap 'echo INT; exit 0' INT; trap 'echo TERM; exit 0' TERM; while :; do sleep 0.05; done"
+    policy = '[stop]\nsignal = "INT"\n'
+    path = sleepy.add("a", run, policy=policy)
+    first = int(sleepy.wait_state("a", "ready")["pid"])
+    wait_asleep(sleepy, "a")
+    path.rename(sleepy.sv / "b")
+    sleepy.add("a", run, policy=policy)
+    wait_for(lambda: sleepy.pid("a") not in {0, first} and is_asleep(sleepy, "b"), "both")
+    log = sleepy.detail("b")["log"]
+    shutil.rmtree(sleepy.sv / "b")
+    wait_for(lambda: not is_alive(first), "its end")
+    wait_for(lambda: "INT" in Path(log).read_text(), "the signal")
+    assert "vanished" not in sleepy.events()
+
+
+def test_ready_by_check(sleepy: Tree) -> None:
+    """There is no FIFO for that."""
+    sleepy.add("a", policy='[ready]\nby = "check"\n', check="#!/bin/sh\nexit 0\n")
+    wait_asleep(sleepy, "a")
 
 
 def test_needs(sleepy: Tree) -> None:
