@@ -177,8 +177,8 @@ class Supervisors:
 
     def let_sleep(self, entry: Entry) -> None:
         """Its supervisor has been idle for a while: one that only waits follows it, and is there before that ends, whoever is killed meanwhile."""
-        is_settled = entry.folder and entry.pidfd >= 0 and entry.begun_fd < 0 and not entry.held_fds and not entry.is_leaving
-        if is_settled and not self.is_stopping:
+        is_settled = entry.folder and entry.pidfd >= 0 and entry.begun_fd < 0 and not entry.held_fds and not entry.next
+        if is_settled and not entry.is_leaving and not self.is_stopping:
             entry.next = self._clone(entry, {}, entry.folder)
             if entry.next:
                 entry.is_falling_asleep = True
@@ -188,7 +188,8 @@ class Supervisors:
         """It has something to do after all: the one that waits goes."""
         if entry.next:
             self.end_next(entry)
-            self._began(entry)
+            if entry.begun_fd >= 0:
+                self._began(entry)
 
     def _replace(self, entry: Entry, number: int = signal.SIGUSR2) -> None:
         """Another supervisor takes the service over; whoever looks at its FIFOs meanwhile finds them held."""
@@ -285,6 +286,8 @@ class Supervisors:
         if not entry.is_falling_asleep or entry.problem:
             tell_subscribers(f"{self._places.scanner}/event", b"s")
         entry.is_falling_asleep = False
+        if entry.next and process.has_ended(entry.next[1]):
+            self.end_next(entry)
 
     # ---- ending
 

@@ -278,6 +278,32 @@ def test_a_scanner_that_dies_before_it_is_told(sleepy: Tree) -> None:
     wait_for(lambda: len([1 for text in sleepy.processes().values() if "supervise.scanner" in text]) <= 2, "the fork to go")
 
 
+def test_the_fork_that_waits_is_killed(sleepy: Tree) -> None:
+    """The one before it ends all the same, another follows, and that one sleeps."""
+    sleepy.add("a")
+    pid = int(sleepy.wait_state("a", "ready")["pid"])
+    for _ in range(3):
+        wait_asleep(sleepy, "a")
+        write_control(sleepy, "a", "c")
+        wait_for(lambda: not is_asleep(sleepy, "a"), "it to wake")
+        supervisor, scanner = sleepy.supervisor_pid("a"), scanner_pid(sleepy)
+        os.kill(supervisor, signal.SIGSTOP)
+        before = set(sleepy.processes())
+        os.kill(supervisor, signal.SIGCONT)
+        os.kill(scanner, signal.SIGSTOP)
+        time.sleep(float(sleepy.detail("a")["sleep_after"]) + 0.3)
+        os.kill(supervisor, signal.SIGSTOP)
+        os.kill(scanner, signal.SIGCONT)
+        wait_for(lambda before=before: set(sleepy.processes()) - before, "the fork")
+        for fork in set(sleepy.processes()) - before:
+            with suppress(ProcessLookupError):
+                os.kill(fork, signal.SIGKILL)
+        os.kill(supervisor, signal.SIGCONT)
+    wait_asleep(sleepy, "a")
+    assert sleepy.pid("a") == pid
+    assert "error" not in sleepy.events()
+
+
 def test_renamed_and_then_deleted(sleepy: Tree) -> None:
     """With its own stop signal, and no word of a directory that had vanished."""
     run = "trap 'echo INT; exit 0' INT; trap 'echo TERM; exit 0' TERM; while :; do sleep 0.05; done"
