@@ -519,6 +519,8 @@ class Scanner:
 
         Not before those of an upgrade that goes on have followed, whose FIFOs we hold meanwhile.
         """
+        if self.supervisors.is_stopping:
+            return
         if any(entry.held_fds and now() < entry.held_at + HAND_OVER_MAX_S for entry in self.entries.values()):
             self.loop.set_timer("upgrade", now() + UPGRADE_AGAIN_S, self._upgrade)
             return
@@ -547,7 +549,8 @@ class Scanner:
             text = os.read(self.control_fd, COMMAND_MAX).decode(errors="replace")
         except BlockingIOError:
             return
-        for line in text.splitlines():
+        lines = sorted(text.splitlines(), key="upgrade".__eq__)  # after it, nobody would know the others
+        for line in lines:
             verb, _, name = line.partition(" ")
             if verb == "exit":
                 self._stop_everything(EXIT_OK)

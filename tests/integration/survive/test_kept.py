@@ -126,6 +126,19 @@ def test_upgrades_one_into_the_other(scanning: Tree) -> None:
     assert [scanning.pid(f"s{number}") for number in range(6)] == pids
 
 
+def test_an_exit_beside_an_upgrade(scanning: Tree) -> None:
+    """Read together, or while an upgrade waits for the one before it: the exit is carried out."""
+    for name in ("a", "b", "c"):
+        scanning.add(name)
+        scanning.wait_state(name, "ready")
+    old = scanner_pid(scanning)
+    folder = scanning.env.get("XDG_RUNTIME_DIR", "/run") if scanning.uid else "/run"
+    with open(f"{folder}/ljsv/sv-{scanning.scan_hash()}/.scanner/control", "w") as control:
+        control.write("upgrade\nupgrade\nexit\n")
+    wait_for(lambda: not is_alive(old), "the scanner's end")
+    assert not any(is_alive(scanning.pid(name)) for name in ("a", "b", "c") if scanning.pid(name))
+
+
 def numbers(tree: Tree) -> list[int]:
     """Of the lines of the log, whoever has stamped them; a torn one is none."""
     try:
