@@ -61,7 +61,7 @@ def _explain_exec(spec: JailSpec, number: int, cause: str, name: str) -> tuple[s
         if cause.startswith(NO_INTERPRETER) and cause.endswith("\r"):
             return shown, "its first line ends in CR LF", f"sed -i 's/\\r$//' {quote(on_host or shown)}", EXIT_NOT_FOUND
         if cause.startswith(NO_INTERPRETER):
-            where = f"its first line names {cause.removeprefix(NO_INTERPRETER).strip()}, which the rootfs must have" + (f": see {spec.origin}" if spec.directory else "")
+            where = f"it is run by {cause.removeprefix(NO_INTERPRETER).strip()}, which the rootfs must have" + (f": see {spec.origin}" if spec.directory else "")
         return shown, cause, where, EXIT_NOT_FOUND
     if cause == MAGIC:
         return shown, cause, "name a program of the rootfs", EXIT_NOT_EXECUTABLE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from struct import unpack_from
 
 from ljsv.linux.mount import AT_FDCWD, RESOLVE_NO_MAGICLINKS, openat2
 
@@ -15,7 +16,8 @@ NO_INTERPRETER = "the jail has no"
 NESTED_TOO_DEEP = "its interpreter is a script of a script, and so on"
 MAGIC = "it leads through /proc out of the jail"
 INTERPRETERS_MAX = 6  # execve(2) follows five
-SCRIPT_HEAD = 256
+HEAD = 256  # what the kernel reads of it (linux/binfmts.h)
+PT_INTERP, PROGRAM_HEADERS_MAX, LOADER_MAX, OFFSET_MAX = 3, 64, 4096, 1 << 40
 
 
 def find_program(program: str, path: str) -> str:
@@ -53,7 +55,8 @@ def _refuse_magic(path: str) -> None:
                 raise
             raise OSError(errno.ENOENT, f"{NO_INTERPRETER} {path}", script) from None
         try:
-            path = (_interpreter_of(os.read(fd, SCRIPT_HEAD)) or ("",))[0]
+            head = os.read(fd, HEAD)
+            path = (_interpreter_of(head) or (_loader_of(fd, head),))[0]
         except IsADirectoryError:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path) from None
         finally:
@@ -83,8 +86,12 @@ def open_program(path: str, argv: tuple[str, ...]) -> tuple[int, tuple[str, ...]
     """
     for _ in range(INTERPRETERS_MAX):
         fd = _open_program(path)
-        words = _interpreter_of(os.read(fd, SCRIPT_HEAD))
+        head = os.read(fd, HEAD)
+        words = _interpreter_of(head)
         if not words:
+            loader = _loader_of(fd, head)
+            if loader:
+                os.close(_open_program(loader))
             return fd, argv
         may_execute = os.access(f"/proc/self/fd/{fd}", os.X_OK)
         os.close(fd)
@@ -102,3 +109,18 @@ def _interpreter_of(head: bytes) -> tuple[str, ...]:
     line = head[2:].split(b"\n", 1)[0].split(b"\0", 1)[0].replace(b"\t", b" ").strip(b" ")
     name, _, argument = line.partition(b" ")
     return tuple([os.fsdecode(word) for word in (name, argument.strip(b" ")) if word]) or ("",)
+
+
+def _loader_of(fd: int, head: bytes) -> str:
+    """The dynamic loader that an ELF program names, which the kernel opens as well (PT_INTERP, elf(5)); "" for none."""
+    if head[:4] != b"\x7fELF" or len(head) < 64:
+        return ""
+    order, is_64 = "<" if head[5] == 1 else ">", head[4] == 2
+    (start,) = unpack_from(f"{order}Q", head, 32) if is_64 else unpack_from(f"{order}I", head, 28)
+    size, count = unpack_from(f"{order}HH", head, 54 if is_64 else 42)
+    for number in range(min(count, PROGRAM_HEADERS_MAX) if start < OFFSET_MAX else 0):
+        entry = os.pread(fd, size, start + number * size)
+        if len(entry) >= (40 if is_64 else 20) and unpack_from(f"{order}I", entry)[0] == PT_INTERP:
+            offset, length = (unpack_from(f"{order}Q", entry, at)[0] for at in (8, 32)) if is_64 else (unpack_from(f"{order}I", entry, at)[0] for at in (4, 16))
+            return os.fsdecode(os.pread(fd, min(length, LOADER_MAX), min(offset, OFFSET_MAX)).split(b"\0", 1)[0])
+    return ""

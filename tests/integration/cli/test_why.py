@@ -121,7 +121,7 @@ def test_a_jail_that_cannot_be_built(scanning: Tree) -> None:
     scanning.wait_state("a", "failed")
     text = scanning.ljsv("why", "a").stdout
     assert "the jail has no /no/such/shell" in text
-    assert "hint: its first line names /no/such/shell" in text
+    assert "hint: it is run by /no/such/shell" in text
     assert "ljsv up a" in text
 
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -378,6 +379,30 @@ def test_wrong_use_is_refused(tree: Tree, words: list[str], told: str) -> None:
     assert told in done.stderr
     assert "hint:" in done.stderr
     assert not done.stdout
+
+
+def elf(loader: str, start: int = 64) -> bytes:
+    """A program of 64 bits whose one program header names that loader."""
+    text = loader.encode() + b"\0"
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 3, 62, 1, 0x1000, start, 0, 0, 64, 56, 1, 0, 0, 0)
+    return header + struct.pack("<IIQQQQQQ", 3, 4, 120, 0, 0, len(text), len(text), 1) + text + b"\0" * 4096
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "told"),
+    [
+        (elf("/no/loader"), 127, "the jail has no /no/loader"),
+        (elf("/proc/self/exe"), 126, "it leads through /proc out of the jail"),
+        (elf("x", 1 << 63), 126, "Exec format error"),
+    ],
+    ids=["missing", "magic", "nonsense"],
+)
+def test_the_loader_of_a_program(tree: Tree, root: Path, program: bytes, code: int, told: str) -> None:
+    """It is opened by the kernel like the program itself: never the host's Python (CVE-2019-5736), and named where it is missing."""
+    (root / "bin/program").write_bytes(program)
+    (root / "bin/program").chmod(0o755)
+    done = tree.run("ljexec", "--root", str(root), "--", "/bin/program")
+    assert done.returncode == code and told in done.stderr, done
 
 
 def test_nothing_is_looked_up_where_the_jail_may_write(tree: Tree, root: Path) -> None:
