@@ -43,8 +43,6 @@ SHORT_SLEEP = 6.0  # in times of what it had waited for
 SLEEP_AFTER_MAX_S = 3600.0
 RETRY_S, END_MAX_S = 1.0, 10.0
 SIZE_MAX = 65536
-
-
 _FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -168,8 +166,13 @@ def wake(held: Held, directory: SuperviseDirectory, events: Events, sleep_after:
             if {signal.SIGTERM, signal.SIGUSR1} & {int(number) for number in signal.sigpending()}:
                 _end_jail(held)
             time.sleep(RETRY_S)
-    waited = float(held.detail.get("sleep_after", "0"))
-    return min(waited * 2, SLEEP_AFTER_MAX_S) if now() - held.began < waited * SHORT_SLEEP else sleep_after
+    is_short = now() - held.began < float(held.detail.get("sleep_after", "0")) * SHORT_SLEEP
+    return lengthen(held.detail) if is_short else sleep_after
+
+
+def lengthen(detail: dict[str, str]) -> float:
+    """How long it has to be idle where the last time was not worth while, in seconds."""
+    return min(float(detail.get("sleep_after", "0")) * 2, SLEEP_AFTER_MAX_S)
 
 
 def _end_jail(held: Held) -> None:

@@ -6,9 +6,10 @@ import os
 import traceback
 from contextlib import suppress
 
+from ljsv import status
 from ljsv.errors import Fault
 from ljsv.linux import process
-from ljsv.supervise.asleep import sleep
+from ljsv.supervise.asleep import lengthen, sleep
 from ljsv.supervise.events import Events
 from ljsv.supervise.log_reading import LogReading
 from ljsv.supervise.orphans import end_jails
@@ -43,7 +44,8 @@ def supervise(
         supervisor = Supervisor(
             places, name, dir_fd, events, nofile, groups, orders_fd=orders_fd, log_cap=settings.log_cap, make_log_reading=LogReading, folder=folder if held else "",
         )
-        supervisor.main(begun_fd, settings.sleep_after, held)
+        could_not = folder and not held  # it tried, and something kept it awake
+        supervisor.main(begun_fd, lengthen(status.read_detail(folder)) if could_not else settings.sleep_after, held)
         code = 0
     except Fault as fault:
         events.send("cannot supervise", "error", fault=str(fault), hint=fault.hint)

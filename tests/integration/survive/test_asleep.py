@@ -321,6 +321,15 @@ def test_renamed_and_then_deleted(sleepy: Tree) -> None:
     assert "vanished" not in sleepy.events()
 
 
+def test_who_cannot_sleep_tries_less_and_less(sleepy: Tree) -> None:
+    """Something that no supervisor knows keeps it awake: here, that its files are too many to be remembered."""
+    sleepy.add("a", **{f"env__V{number:04}": "x\n" for number in range(300)})
+    first = int(sleepy.wait_state("a", "ready")["supervisor"].split()[0])
+    wait_for(lambda: sleepy.supervisor_pid("a") not in {0, first}, "another supervisor")
+    wait_for(lambda: float(sleepy.detail("a").get("sleep_after", "0")) >= 0.8, "it to wait longer")
+    assert not is_asleep(sleepy, "a") and sleepy.state("a") == "ready"
+
+
 def test_ready_by_check(sleepy: Tree) -> None:
     """There is no FIFO for that."""
     sleepy.add("a", policy='[ready]\nby = "check"\n', check="#!/bin/sh\nexit 0\n")
