@@ -30,7 +30,7 @@ BROKEN = {
     "unsupported writable": ({"rootfs": 'base = "host"\nwritable = "overlay"'}, "needs a base of its own", "another base"),
     "unknown user": ({"rootfs": 'base = "host"\nuser = "nosuchuser"'}, "the jail has no user nosuchuser", "number"),
     "bind source missing": ({"rootfs": 'base = "host"\n[[bind]]\nfrom = "/no/such"\nto = "/x"'}, "cannot bind: /no/such", "bind"),
-    "interpreter missing": ({"run": "#!/no/such/shell\n"}, "the jail has no /no/such/shell", "first line"),
+    "interpreter missing": ({"run": "#!/no/such/shell\n"}, "the jail has no /no/such/shell", "it is run by /no/such/shell"),
     "not a program": ({"run": "no interpreter line\n"}, "Exec format error", "#!/bin/sh"),
 }
 

@@ -317,7 +317,7 @@ def test_renamed_and_then_deleted(sleepy: Tree) -> None:
     log = sleepy.detail("b")["log"]
     shutil.rmtree(sleepy.sv / "b")
     wait_for(lambda: not is_alive(first), "its end")
-    wait_for(lambda: "INT" in Path(log).read_text(), "the signal")
+    wait_for(lambda: Path(log).exists() and "INT" in Path(log).read_text(), "the signal")
     assert "vanished" not in sleepy.events()
 
 
