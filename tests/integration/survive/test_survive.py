@@ -393,6 +393,7 @@ def jail_pid(tree: Tree, name: str) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("pid ")))
 
 
+@pytest.mark.awake
 def test_nursery_killed_takes_no_jail_with_it(scanning: Tree) -> None:
     """Jails come from the nursery; killed, it costs no service, the next start does without it, and another is started."""
     add(scanning, "a")
@@ -410,6 +411,7 @@ def test_nursery_killed_takes_no_jail_with_it(scanning: Tree) -> None:
     assert [running_copies(scanning, name) for name in "ab"] == [1, 1]
 
 
+@pytest.mark.awake
 def test_nursery_that_does_not_answer_is_done_without(scanning: Tree) -> None:
     """Stopped (or without a processor for seconds), it holds no service up, and what it does afterwards starts nothing twice."""
     add(scanning, "a")
