@@ -227,8 +227,7 @@ def _spec(options: Options, command: list[str]) -> JailSpec:
         kind, path, named = DIRECTORY, os.path.realpath(options.get("--root")), os.path.abspath(options.get("--root"))
         _require_directory(path)
     elif options.has("--image"):
-        kind, path = IMAGE, _image_path(options.get("--image"))
-        named = os.path.abspath(options.get("--image")) if os.path.exists(options.get("--image")) else ""
+        kind, (path, named) = IMAGE, _find_image(options.get("--image"))
         image_type = check_image(path)
         defaults = read_manifest(path).defaults
     writable = DIRECT if options.has("--rw") else OVERLAY if options.has("--overlay-dir") else options.get("--writable", NO)
@@ -270,13 +269,13 @@ def _spec(options: Options, command: list[str]) -> JailSpec:
     )
 
 
-def _image_path(text: str) -> str:
-    """A file that is there, or an image of the store."""
+def _find_image(text: str) -> tuple[str, str]:
+    """(its real path, the path as it was named): a file that is there, or an image of the store, which has no path that was named ("")."""
     if ("/" in text and text[0] in "./") or os.path.exists(text):
-        return os.path.realpath(text)
+        return os.path.realpath(text), os.path.abspath(text)
     from ljsv.service.stored import resolve
 
-    return resolve(text).path
+    return resolve(text).path, ""
 
 
 def _require_directory(path: str) -> None:
@@ -288,23 +287,20 @@ def _require_directory(path: str) -> None:
 
 def _bind(text: str) -> BindMount:
     from ljsv.jail.spec import BindMount
-    from ljsv.paths import clean_place
 
     source, _, rest = text.partition(":")
     to, _, mode = rest.partition(":")
-    _require_place("--bind", text, to)
+    place = _require_place("--bind", text, to)
     if not source or mode not in {"", "rw", "ro"}:
         raise usage(f"--bind wants {OPTIONS['--bind']}: found {text!r}", "ljexec --bind /srv/www:/var/www:rw")
-    return BindMount(os.path.abspath(source), clean_place(to), mode == "rw")
+    return BindMount(os.path.abspath(source), place, mode == "rw")
 
 
 def _tmpfs(text: str) -> TmpfsMount:
     from ljsv.jail.spec import TmpfsMount
-    from ljsv.paths import clean_place
 
     at, _, size = text.partition(":")
-    _require_place("--tmpfs", text, at)
-    at = clean_place(at)
+    at = _require_place("--tmpfs", text, at)
     if not size:
         return TmpfsMount(at)
     from ljsv.service.units import parse_size
@@ -315,11 +311,14 @@ def _tmpfs(text: str) -> TmpfsMount:
         raise usage(f"--tmpfs wants {error}: found {size!r}", "ljexec --tmpfs /var/cache:64M") from None
 
 
-def _require_place(name: str, text: str, path: str) -> None:
+def _require_place(name: str, text: str, path: str) -> str:
+    """Without doubled and trailing slashes."""
     from ljsv.paths import clean_place
 
-    if not path.startswith("/") or clean_place(path) == "/" or ".." in path.split("/"):
+    place = clean_place(path)
+    if not path.startswith("/") or place == "/" or ".." in path.split("/"):
         raise usage(f"{name} wants {OPTIONS[name]}, an absolute path in the jail without .., not / itself: found {text!r}", "ljexec --help")
+    return place
 
 
 def _env(options: Options) -> tuple[tuple[str, str | None], ...]:

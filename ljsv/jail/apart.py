@@ -8,11 +8,7 @@ from ljsv.errors import Fault, quote
 from ljsv.jail.spec import DIRECT, DIRECTORY, HOST, IMAGE, OVERLAY, JailSpec
 from ljsv.paths import SERVICE_FILES
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-LINKS_MAX = 40  # the kernel's own bound (path_resolution(7))
+LINKS_MAX = 40  # the kernel's own bound (path_resolution(7)): beyond it the start itself fails
 _IN_THE_JAIL = frozenset({"run", "finish", "check", "control", "down"})  # what these say, it may say itself
 
 
@@ -27,17 +23,18 @@ def check_apart(spec: JailSpec) -> None:
     if not written:
         return
     for bind in spec.binds:
-        _refuse(spec, bind.source, written, looked_up_in(bind.source))
+        _refuse(spec, bind.source, written, follow(bind.source)[:-1])
     if spec.base_kind != HOST:
         named = spec.base_named or spec.base_path
-        itself = [os.path.realpath(spec.base_path)] if spec.base_kind == IMAGE else []
-        _refuse(spec, named, written, looked_up_in(named))
-        _refuse(spec, named, shared, itself)
+        *looked_up_in, itself = follow(named)
+        _refuse(spec, named, written, looked_up_in)
+        _refuse(spec, named, shared, [itself] if spec.base_kind == IMAGE else [])
     if spec.writable == OVERLAY:
-        _refuse(spec, spec.overlay, written, looked_up_in(spec.overlay))
-        _refuse(spec, spec.overlay, shared, [os.path.realpath(spec.overlay)])
+        *looked_up_in, itself = follow(spec.overlay)
+        _refuse(spec, spec.overlay, written, looked_up_in)
+        _refuse(spec, spec.overlay, shared, [itself])
     if spec.directory:
-        _refuse(spec, spec.directory, written, [*looked_up_in(spec.directory), os.path.realpath(spec.directory)])
+        _refuse(spec, spec.directory, written, follow(spec.directory))
         _check_files(spec, shared)
 
 
@@ -45,11 +42,11 @@ def _check_files(spec: JailSpec, shared: list[str]) -> None:
     """Those of its service directory that say what its jail is."""
     for name in SERVICE_FILES - _IN_THE_JAIL:
         path = f"{spec.directory}/{name}"
-        if os.path.lexists(path) and not (name == "rootfs" and os.path.isdir(path)):
-            _refuse(spec, path, shared, [*looked_up_in(path), os.path.realpath(path)])
+        if name != "rootfs" or not os.path.isdir(path):
+            _refuse(spec, path, shared, follow(path) if os.path.islink(path) else [path])
 
 
-def _refuse(spec: JailSpec, path: str, written: list[str], reals: Iterator[str] | list[str]) -> None:
+def _refuse(spec: JailSpec, path: str, written: list[str], reals: list[str]) -> None:
     """Fault where one of these real paths is one that is written, or lies in it."""
     for real in reals:
         inside = next((place for place in written if real == place or real.startswith(f"{place.rstrip('/')}/")), "")
@@ -58,8 +55,9 @@ def _refuse(spec: JailSpec, path: str, written: list[str], reals: Iterator[str] 
             raise Fault("cannot trust the path", path, cause, hint=f"ls -ld {quote(path)}  # name places beside each other in {spec.origin}")
 
 
-def looked_up_in(path: str) -> Iterator[str]:
-    """The real directories in which something is looked up on the way to an absolute path, through every symlink."""
+def follow(path: str) -> list[str]:
+    """The real directories in which something is looked up on the way to an absolute path, through every symlink; at last what it leads to."""
+    found: list[str] = []
     at, links = "/", 0
     rest = path.split("/")[::-1]
     while rest and links <= LINKS_MAX:
@@ -69,7 +67,7 @@ def looked_up_in(path: str) -> Iterator[str]:
         if name == "..":
             at = os.path.dirname(at)
             continue
-        yield at
+        found.append(at)
         step = os.path.join(at, name)
         try:
             target = os.readlink(step)
@@ -79,3 +77,4 @@ def looked_up_in(path: str) -> Iterator[str]:
         links += 1
         at = "/" if target.startswith("/") else at
         rest += target.split("/")[::-1]
+    return [*found, at]

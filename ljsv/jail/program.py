@@ -18,6 +18,8 @@ MAGIC = "it leads through /proc out of the jail"
 INTERPRETERS_MAX = 6  # execve(2) follows five
 HEAD = 256  # what the kernel reads of it (linux/binfmts.h)
 PT_INTERP, PROGRAM_HEADERS_MAX, LOADER_MAX, OFFSET_MAX = 3, 64, 4096, 1 << 40
+# Type of an offset; where e_phoff and e_phentsize are, and p_offset and p_filesz of a program header (elf(5)).
+_ELF_64, _ELF_32 = ("Q", 32, 54, 8, 32), ("I", 28, 42, 4, 16)
 
 
 def find_program(program: str, path: str) -> str:
@@ -115,12 +117,13 @@ def _loader_of(fd: int, head: bytes) -> str:
     """The dynamic loader that an ELF program names, which the kernel opens as well (PT_INTERP, elf(5)); "" for none."""
     if head[:4] != b"\x7fELF" or len(head) < 64:
         return ""
-    order, is_64 = "<" if head[5] == 1 else ">", head[4] == 2
-    (start,) = unpack_from(f"{order}Q", head, 32) if is_64 else unpack_from(f"{order}I", head, 28)
-    size, count = unpack_from(f"{order}HH", head, 54 if is_64 else 42)
+    order = "<" if head[5] == 1 else ">"
+    word, headers_at, counts_at, offset_at, length_at = _ELF_64 if head[4] == 2 else _ELF_32
+    (start,) = unpack_from(order + word, head, headers_at)
+    size, count = unpack_from(f"{order}HH", head, counts_at)
     for number in range(min(count, PROGRAM_HEADERS_MAX) if start < OFFSET_MAX else 0):
         entry = os.pread(fd, size, start + number * size)
-        if len(entry) >= (40 if is_64 else 20) and unpack_from(f"{order}I", entry)[0] == PT_INTERP:
-            offset, length = (unpack_from(f"{order}Q", entry, at)[0] for at in (8, 32)) if is_64 else (unpack_from(f"{order}I", entry, at)[0] for at in (4, 16))
+        if len(entry) >= length_at + 8 and unpack_from(f"{order}I", entry)[0] == PT_INTERP:
+            offset, length = unpack_from(order + word, entry, offset_at)[0], unpack_from(order + word, entry, length_at)[0]
             return os.fsdecode(os.pread(fd, min(length, LOADER_MAX), min(offset, OFFSET_MAX)).split(b"\0", 1)[0])
     return ""
