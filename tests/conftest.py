@@ -59,7 +59,7 @@ os.kill = _kill
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="random stories run for 10 minutes instead of seconds, and every moment is tried instead of a sample")
-    parser.addoption("--sleepy", action="store_true", help="every supervisor sleeps as soon as it has been idle for 50 ms, and not for 10 s: the same stories hold")
+    parser.addoption("--sleepy", action="store_true", help="every supervisor sleeps as soon as it has been idle for 50 ms: the same stories hold")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,8 +16,6 @@ EVENT_BYTE = {
     status.DOWN: b"D", status.STARTING: b"s", status.UP: b"u", status.READY: b"U", status.STOPPING: b"t",
     status.FINISHING: b"d", status.BACKOFF: b"b", status.FAILED: b"F",
 }
-
-
 _NOT_TOLD = frozenset({"supervisor", "asleep", "sleep_after"})
 
 
@@ -27,7 +25,7 @@ class Announcer:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._written: dict[str, bytes] = {}
-        self._told = ""  # the lines of `detail` that subscribers were told of
+        self._told: dict[str, str] = {}  # the lines of `detail` that subscribers were told of
 
     def carry_on(self, since: float) -> None:
         """What happened then was announced by another supervisor: the time that it gave for it is not taken anew."""
@@ -37,7 +35,7 @@ class Announcer:
 
     def wake(self, detail: dict[str, str]) -> None:
         """All that it said before it slept has been told."""
-        self._told = _format_told(detail)
+        self._told = _without_process(detail)
         for name in ("pid", "stat", "status"):
             with suppress(OSError):
                 self._written[name] = files.read_some(f"{self.directory}/{name}", 64)
@@ -54,7 +52,7 @@ class Announcer:
         )
         self._written["since"] = f"{machine.since!r} {since_ns}".encode()
         detail = machine_detail(machine, pid) | extra
-        told = _format_told(detail)
+        told = _without_process(detail)
         changed = told != self._told
         self._write("detail", status.format_detail(detail).encode())
         changed |= self._write("pid", f"{pid}\n".encode() if pid else b"")
@@ -74,12 +72,12 @@ class Announcer:
     def forget(self) -> None:
         """The directory was made anew: everything has to be written again."""
         self._written = {key: value for key, value in self._written.items() if key == "since"}
-        self._told = ""
+        self._told = {}
 
 
-def _format_told(detail: dict[str, str]) -> str:
-    """But for which process it is that says so."""
-    return status.format_detail({name: value for name, value in detail.items() if name not in _NOT_TOLD})
+def _without_process(detail: dict[str, str]) -> dict[str, str]:
+    """What it says, but for which process it is that says so."""
+    return {name: value for name, value in detail.items() if value and name not in _NOT_TOLD}
 
 
 def machine_detail(machine: Machine, pid: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ supervisor holds, and takes nothing: commands, signals, lines of the log, a
 run's word and its end are still there when it wakes. Then it becomes a
 supervisor like any other, which carries on as after one that was killed.
 
-`sleep` is one function of plain calls, since each one more is more pages of
+Up to `sleep`'s poll as little as can be is called, since each call is pages of
 its own; all that can wait is in `wake`.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 IDLE, BUSY = "idle", "busy"  # to the scanner, with the name: it may sleep; not after all
 GO_TO_SLEEP = signal.SIGURG  # to a supervisor that is idle: one that only waits is there. The highest, so that what else was sent comes before
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # that a supervisor takes; held back until it can
 EXIT_HANDED_OVER = 3
 # Lines of `detail` that only a supervisor that is awake can live up to.
 _RESTLESS = (
@@ -132,7 +132,7 @@ def _hold(held: Held, folder: str, dir_fd: int) -> bool:
 def _is_edited(dir_fd: int, detail: dict[str, str]) -> bool:
     """Whether the service directory is another than the one before has seen: it may have been told so when it was about to end."""
     is_down, has_log = (fingerprint.has(dir_fd, name) for name in ("down", "log/run"))
-    is_run_edited = detail["state"] == status.READY and fingerprint.parse_fingerprint(detail.get("files", "")) != fingerprint.take_fingerprint(dir_fd)
+    is_run_edited = detail["state"] == status.READY and fingerprint.is_edited(dir_fd, detail.get("files", ""))
     return is_run_edited or has_log or is_down != (detail.get("normally") == "down") or os.readlink(f"/proc/self/fd/{dir_fd}") != detail.get("directory")
 
 

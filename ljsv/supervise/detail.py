@@ -33,7 +33,7 @@ def describe(of: Supervisor) -> dict[str, str]:
         "fault": str(fault) if fault else "",
         "hint": fault.hint if fault else "",
         "changed": of.source.changed,
-        "files": of.source.describe_files() if of.jail.is_alive else "",
+        "files": of.source.running_files if of.jail.is_alive else "",
         "process_limits": of.jail.process_limits,
         "sent": " ".join(map(str, sorted(of.sent))) if of.jail.is_alive else "",
         "oom_kills": str(of.group.oom_kills) if of.group.oom_kills else "",

@@ -89,6 +89,11 @@ def parse_fingerprint(text: str) -> Fingerprint:
         return ()
 
 
+def is_edited(dir_fd: int, text: str) -> bool:
+    """Whether what is there is another than `format_fingerprint` has written."""
+    return parse_fingerprint(text) != take_fingerprint(dir_fd)
+
+
 def describe_change(old: Fingerprint, new: Fingerprint) -> str:
     """The names that differ, in order, with a space between; "" for none."""
     names = {entry[0] for entry in set(old) ^ set(new)}

@@ -186,10 +186,8 @@ class Log:
         self._at_line_start, self._file_inode = self.file.ends_line(), self.file.inode
         self._is_recovered = True
 
-    def move(self, directory: str) -> None:
-        """From the next chunk on, write into another directory's `current`."""
-        self.file.close()
-        self.file.directory = directory
+    def begin_anew(self) -> None:
+        """Its file is another from the next chunk on."""
         self._is_recovered = False
 
     def go_to(self, cap: LogCap | None, kmsg: Kmsg | None) -> None:

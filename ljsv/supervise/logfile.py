@@ -54,6 +54,11 @@ class LogFile:
         os.unlink(self.path)
         return open_regular(self.path, flags | os.O_EXCL)
 
+    def move(self, directory: str) -> None:
+        """From now on, `current` of that directory."""
+        self.close()
+        self.directory = directory
+
     def append(self, data: bytes) -> None:
         """Append all of `data`, or raise OSError with nothing of it left behind."""
         start = self.size

@@ -134,9 +134,10 @@ class Logs:
     def give_away(self) -> None:
         """A log service reads from now on. It gives the file another name: ours is opened anew after it."""
         self.is_given_away = True
+        self._file.close()
         for log in self._logs:
             self._loop.forget(log.fifo_fd)
-            log.move(self._file.directory)
+            log.begin_anew()
 
     def take_back(self) -> None:
         """No log service any more."""
@@ -185,9 +186,9 @@ class Logs:
     def move(self, directory: str) -> None:
         """Into another directory, from the next chunk on; what is there goes where it belongs."""
         self.pump()
-        self._file.directory = directory
+        self._file.move(directory)
         for log in self._logs:
-            log.move(directory)
+            log.begin_anew()
 
     def close_fifos(self) -> None:
         """Let go of the FIFOs, so that a log service sees the end."""

@@ -19,7 +19,7 @@ from ljsv.linux import descriptors, files
 from ljsv.supervise.directory import open_fifo
 from ljsv.supervise.loop import now
 from ljsv.supervise.machine import BY_START
-from ljsv.supervise.scripts import NOT_RUN
+from ljsv.supervise.scripts import CHECK, NOT_RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Readiness:
         self._feed = feed
         self._on_change = on_change
         self._announce = announce
-        self._fd = self._kept_fd = -1
+        self.fd = self._kept_fd = -1  # where it listens; -1 for nowhere
         self._status_text = ""
         self._is_reloading = False
         self._watchdog_s = 0.0
@@ -101,16 +101,16 @@ class Readiness:
         self.close()
         self._check_timeout_s = check_timeout_s
         if self.by in {BY_FD, BY_NOTIFY}:
-            self._fd = self._kept_fd if self._kept_fd >= 0 else open_fifo(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK)
+            self.fd = self._kept_fd if self._kept_fd >= 0 else open_fifo(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK)
             self._kept_fd = -1
-            self._loop.watch(self._fd, self._hear)
+            self._loop.watch(self.fd, self._hear)
 
     def wire(self, directory: str) -> Wires:
         """For a new run: nothing of the one before counts."""
-        if self._fd < 0:
+        if self.fd < 0:
             return Wires()
         with suppress(BlockingIOError):
-            os.read(self._fd, READ_SIZE)
+            os.read(self.fd, READ_SIZE)
         other_fd = os.open(f"{directory}/ready.fifo", os.O_WRONLY | os.O_CLOEXEC) if self.by == BY_FD else _bind_socket(directory)
         held_fd = os.open(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         if self.by == BY_FD:
@@ -151,21 +151,16 @@ class Readiness:
             return ""
         return f"{RELOADING}; {self._status_text}" if self._is_reloading else self._status_text
 
-    @property
-    def fd(self) -> int:
-        """Where it listens; -1 for nowhere."""
-        return self._fd
-
     def close(self) -> None:
-        if self._fd >= 0:
-            self._loop.forget(self._fd)
-            os.close(self._fd)
-        self._fd = -1
+        if self.fd >= 0:
+            self._loop.forget(self.fd)
+            os.close(self.fd)
+        self.fd = -1
 
     # ---- what it says: sd_notify(3)
 
     def _hear(self) -> None:
-        data = files.peek(self._fd, READ_SIZE)
+        data = files.peek(self.fd, READ_SIZE)
         said = self._parse(data)
         for name, value in said:
             if name == "READY" and value == "1":
@@ -186,8 +181,8 @@ class Readiness:
             self._on_change()
         if ("READY", "1") in said:
             self._announce()
-        if self._fd >= 0:
-            os.read(self._fd, len(data))
+        if self.fd >= 0:
+            os.read(self.fd, len(data))
 
     def _parse(self, data: bytes) -> list[tuple[str, str]]:
         """What was said, (name, value) each. Pid 1 writes each datagram whole, with a NUL at its end."""
@@ -209,7 +204,7 @@ class Readiness:
     def _check(self) -> None:
         """Run ./check in the jail, again and again until it says that the service is ready, or its time is up."""
         if self._state == status.UP:
-            self._scripts.run("check", self._check_timeout_s, self._checked)
+            self._scripts.run(CHECK, self._check_timeout_s, self._checked)
 
     def _checked(self, code: int, what: str) -> None:
         if code == 0:

@@ -53,6 +53,7 @@ class Source:
         self.changed = ""  # names of files that are different from those of the run
         self.edit_fault: Fault | None = None
         self._running_print: Fingerprint = ()
+        self.running_files = ""  # the same in a line, for the next supervisor
         self._good_print: Fingerprint = ()
         self._deployed_print: tuple[int, ...] = ()
         self._is_old = False  # of a generation that is not in effect any more: good for its finish script only
@@ -139,25 +140,19 @@ class Source:
 
     def run_began(self) -> None:
         """With the values that were last found good."""
-        self._running_print, self.changed = self._good_print, ""
+        self._remember(self._good_print)
+
+    def _remember(self, running: Fingerprint) -> None:
+        self._running_print, self.running_files, self.changed = running, format_fingerprint(running), ""
 
     def run_goes_on(self, files: str) -> None:
-        """Begun by another supervisor, which has said (`describe_files`) what its files were like."""
-        self.run_began()
-        self._running_print = parse_fingerprint(files) or self._running_print
+        """Begun by another supervisor, whose `running_files` these are."""
+        self._remember(parse_fingerprint(files) or self._good_print)
         self.look(is_running=True)
-
-    def is_edited(self, files: str) -> bool:
-        """Whether its files are others than those that `describe_files` has described."""
-        return parse_fingerprint(files) != take_fingerprint(self.dir_fd)
-
-    def describe_files(self) -> str:
-        """What those that the run began with were like, for the next supervisor."""
-        return format_fingerprint(self._running_print)
 
     def limits_hold(self) -> None:
         """What `limits` says by now is in force for the run as well."""
-        self._running_print = replace_entry(self._running_print, self._good_print, "limits")
+        self._remember(replace_entry(self._running_print, self._good_print, "limits"))
 
     def still_has_name(self, path: str) -> bool:
         """Whether that path leads to this very directory."""

@@ -32,7 +32,7 @@ from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
 from ljsv.supervise.detail import describe
 from ljsv.supervise.directory import SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
 from ljsv.supervise.events import Events
-from ljsv.supervise.fingerprint import list_entries
+from ljsv.supervise.fingerprint import is_edited, list_entries
 from ljsv.supervise.idle import Idleness
 from ljsv.supervise.jail import ServiceJail, describe_process_limits
 from ljsv.supervise.limits import JailGroup
@@ -44,7 +44,7 @@ from ljsv.supervise.needs import Circle, Needs, name_dependents, open_dependents
 from ljsv.supervise.orphans import mark_of
 from ljsv.supervise.readiness import CHECK_TIMEOUT_S, Readiness, Wires
 from ljsv.supervise.restore import FINISH, RUN, CarryOn, Left, adopt, carry_on
-from ljsv.supervise.scripts import NOT_RUN, Scripts
+from ljsv.supervise.scripts import CHECK, NOT_RUN, Scripts
 from ljsv.supervise.source import Source
 
 TYPE_CHECKING = False
@@ -151,15 +151,9 @@ class Supervisor:
 
     def main(self, begun_fd: int, sleep_after: float, held: Held | None) -> None:
         """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit; or carry on after its sleep."""
-        self.begun_fd, self.idleness.sleep_after, self.has_slept = begun_fd, sleep_after, held is not None
+        self.begun_fd, self.idleness.sleep_after = begun_fd, sleep_after
         if held:
-            self.idleness.sleep_after = wake(held, self.directory, self.events, sleep_after)
-            self.announcer.wake(held.detail)
-            self.jail.keep_exits(held.exit_fd)
-            self.readiness.keep(held.ready_fd)
-            self._take_name()
-            if held.jail and self.source.is_edited(held.detail.get("files", "")):
-                self.source.restore(good.find(self.directory.path))  # an edit has to be good for what runs
+            self._wake(held)
         self.directory.make()
         self._load()  # where the log goes, before what is in it goes there
         if self.log_reading:
@@ -177,6 +171,17 @@ class Supervisor:
         self.loop.on_error = self._loop_error
         self.loop.run(self._after_turn)
         self._leave()
+
+    def _wake(self, held: Held) -> None:
+        """Take what was held while it slept."""
+        self.has_slept = True
+        self.idleness.sleep_after = wake(held, self.directory, self.events, self.idleness.sleep_after)
+        self.announcer.wake(held.detail)
+        self.jail.keep_exits(held.exit_fd)
+        self.readiness.keep(held.ready_fd)
+        self._take_name()
+        if held.jail and is_edited(self.dir_fd, held.detail.get("files", "")):
+            self.source.restore(good.find(self.directory.path))  # an edit has to be good for what runs
 
     def _begin_supervising(self) -> None:
         self.loop.watch(self.directory.control_fd, self._read_control)
@@ -373,7 +378,7 @@ class Supervisor:
         service = self.source.service
         if service is None:
             raise Fault("cannot run a script", name, "the service does not run")
-        argv = service.check_argv if name == "check" else (f"./{name}",)
+        argv = service.check_argv if name == CHECK else (f"./{name}",)
         return self.jail.begin_script(name, self._spec_of(service, argv), self._open_stdout(service))
 
     def _changed_state(self, before: Machine) -> None:

@@ -19,7 +19,7 @@ from ljsv import status
 from ljsv.errors import quote
 from ljsv.linux import files, process
 from ljsv.paths import trust_fault
-from ljsv.supervise.asleep import GO_TO_SLEEP
+from ljsv.supervise.asleep import GO_TO_SLEEP, SIGNALS
 from ljsv.supervise.attendants import forget_signals
 from ljsv.supervise.directory import format_identity, tell_subscribers
 from ljsv.supervise.loop import now
@@ -44,7 +44,6 @@ LIVED_LONG_S = 10.0
 STOP_TRIES = 5
 HAND_OVER_MAX_S = 10.0
 TOLD_TO_EXIT = "its supervisor was told to exit"
-HELD_BACK = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 Identity = tuple[int, int, int]
 
 
@@ -232,18 +231,18 @@ class Supervisors:
         """(pid, pidfd) of a supervisor, which `_began` hears of; None where the system has no room for it. `folder`: it only waits, see `supervise`."""
         scanner = os.getpid()
         begun_fd, begun_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)  # until the child can take them
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child can take them
         try:
             pid, pidfd = process.clone3(process.CLONE_PIDFD)
         except OSError as error:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             os.close(begun_fd)
             os.close(begun_w)
             self._events.send("cannot fork", "error", name=entry.name, cause=error.strerror)
             return None
         if pid == 0:
             self._become_supervisor(entry, begun_w, lost, folder, scanner)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(begun_w)
         entry.begun_fd = begun_fd
         self._loop.watch(begun_fd, lambda: self._began(entry))

@@ -25,7 +25,7 @@ def measure(bench: Bench) -> list[Figure]:
         else:
             tree.start()
             names = tree.wait_started(SERVICES)
-        if isinstance(tree, Ljsv):
+        if row == AWAKE:
             tree.wait_ready(names)
         time.sleep(1)
         parts[row] = _mean_mb(bench, tree, names)

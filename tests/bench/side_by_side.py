@@ -368,11 +368,14 @@ class Ljsv(Tree):
 
     def wait_ready(self, names: list[str]) -> None:
         """Until `detail` says so: a service may run a moment before its supervisor has written that down."""
+        self._wait_detail(names, "state ready")
+
+    def _wait_detail(self, names: list[str], line: str) -> None:
         give_up_at = perf_counter() + START_TIMEOUT_S
         for name in names:
-            while "state ready" not in (self.scan / name / "supervise/detail").read_text():
+            while line not in (self.scan / name / "supervise/detail").read_text().splitlines():
                 if perf_counter() > give_up_at:
-                    message = f"ljsv: {name} is not ready"
+                    message = f"ljsv: {name} is not: {line}"
                     raise TimeoutError(message)
                 time.sleep(0.005)
 
@@ -385,19 +388,8 @@ class Ljsv(Tree):
             del os.environ["LJSV_SLEEP_AFTER"]
         names = self.wait_started(count)
         self.wait_ready(names)
-        self.wait_asleep(names)
+        self._wait_detail(names, "asleep yes")
         return names
-
-    def wait_asleep(self, names: list[str]) -> None:
-        """Until each supervisor says so."""
-        give_up_at = perf_counter() + START_TIMEOUT_S
-        for name in names:
-            while "\nasleep yes\n" not in (self.scan / name / "supervise/detail").read_text():
-                if perf_counter() > give_up_at:
-                    message = f"ljsv: the supervisor of {name} does not sleep"
-                    raise TimeoutError(message)
-                time.sleep(0.02)
-        time.sleep(1)
 
     def log_of(self, name: str) -> Path:
         """The log file; made when the first line is written."""

@@ -220,14 +220,20 @@ def test_a_word_that_comes_late(sleepy: Tree) -> None:
     wait_for(lambda: sleepy.detail("n")["status_text"] == "again", "what it says then")
 
 
+def wake_without_scanner(tree: Tree) -> int:
+    """A service `a` whose supervisor has slept and is awake, and will be idle; the pid of the scanner, which is stopped."""
+    tree.add("a")
+    tree.wait_state("a", "ready")
+    scanner = scanner_pid(tree)
+    wait_asleep(tree, "a")
+    os.kill(scanner, signal.SIGSTOP)
+    write_control(tree, "a", "c")
+    return scanner
+
+
 def test_told_to_exit_while_it_falls_asleep(sleepy: Tree) -> None:
     """It stays exited, also for the next scanner."""
-    sleepy.add("a")
-    sleepy.wait_state("a", "ready")
-    scanner = scanner_pid(sleepy)
-    wait_asleep(sleepy, "a")
-    os.kill(scanner, signal.SIGSTOP)
-    write_control(sleepy, "a", "c")
+    scanner = wake_without_scanner(sleepy)
     time.sleep(1)  # it has asked by now
     write_control(sleepy, "a", "x")
     time.sleep(0.3)
@@ -240,12 +246,7 @@ def test_told_to_exit_while_it_falls_asleep(sleepy: Tree) -> None:
 
 def test_an_edit_while_it_falls_asleep(sleepy: Tree) -> None:
     """Told to one that is about to end, it is noticed by the one that follows."""
-    sleepy.add("a")
-    sleepy.wait_state("a", "ready")
-    scanner = scanner_pid(sleepy)
-    wait_asleep(sleepy, "a")
-    os.kill(scanner, signal.SIGSTOP)
-    write_control(sleepy, "a", "c")
+    scanner = wake_without_scanner(sleepy)
     time.sleep(0.1)
     supervisor = sleepy.supervisor_pid("a")
     (sleepy.sv / "a/run").write_text("#!/bin/sh\n# edited\nexec sleep 1000\n")

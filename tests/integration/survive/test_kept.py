@@ -153,19 +153,24 @@ def test_a_log_service_that_loses_its_directory_while_nobody_looks(scanning: Tre
 
     But perhaps for one that svlogd had read half of when it was told to end: it leaves the other half.
     """
-    scanning.add("a", COUNTING, log__run=SVLOGD)
-    scanning.wait_state("a", "ready")
-    wait_for(lambda: len(numbers(scanning)) > 100, "svlogd's lines")
-    reader = int(status.read_detail(str(scanning.sv / "a/log/supervise"))["pid"])
-    os.kill(scanner_pid(scanning), signal.SIGSTOP)
-    os.kill(scanning.supervisor_pid("a"), signal.SIGKILL)
-    (scanning.sv / "a/log").rename(scanning.sv / ".log")
-    os.kill(scanner_pid(scanning), signal.SIGCONT)
+    lose_log_service(scanning, scanner_pid(scanning), scanning.sv / ".log")
+
+
+def lose_log_service(tree: Tree, scanner: int, moved_to: Path) -> None:
+    """Supervisor killed, `log/` moved away: see above."""
+    tree.add("a", COUNTING, log__run=SVLOGD)
+    tree.wait_state("a", "ready")
+    wait_for(lambda: len(numbers(tree)) > 100, "svlogd's lines")
+    reader = int(status.read_detail(str(tree.sv / "a/log/supervise"))["pid"])
+    os.kill(scanner, signal.SIGSTOP)
+    os.kill(tree.supervisor_pid("a"), signal.SIGKILL)
+    (tree.sv / "a/log").rename(moved_to)
+    os.kill(scanner, signal.SIGCONT)
     wait_for(lambda: not is_alive(reader), "svlogd's end")
-    last = len(numbers(scanning))
-    wait_for(lambda: len(numbers(scanning)) > last + 100, "more lines")
-    scanning.ljsv("down", "a")
-    found = numbers(scanning)
+    last = len(numbers(tree))
+    wait_for(lambda: len(numbers(tree)) > last + 100, "more lines")
+    tree.ljsv("down", "a")
+    found = numbers(tree)
     assert found == sorted(set(found)) and found[-1] - len(found) <= 1
 
 
