@@ -7,9 +7,9 @@ end; what does not stop in time is not deleted.
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import sys
+from time import monotonic, sleep
 
 from ljsv import status
 from ljsv.cli.confirm import confirm
@@ -18,9 +18,11 @@ from ljsv.cli.options import Options, usage
 from ljsv.cli.show import pasteable, print_hint
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
-from ljsv.linux.process import open_process, read_boot_id
+from ljsv.linux.process import read_boot_id
+from ljsv.supervise.directory import is_locked
 
 OPTIONS = {"--yes": ""}
+POLL_S = 0.01
 
 
 def run(_verb: str, options: Options) -> int:
@@ -95,8 +97,9 @@ def _delete(context: Context, name: str, path: str, *, is_link: bool) -> bool:
         os.rename(path, gone)
         has_left = True
         if detail:
-            write_fifo(f"{supervise if os.path.isdir(supervise) else f'{gone}/supervise'}/control", b"x")  # a scanner says so as well
-            has_left = _wait_for_end(detail.get("supervisor", "-"), context.wait_s())
+            supervise = supervise if os.path.isdir(supervise) else f"{gone}/supervise"
+            write_fifo(f"{supervise}/control", b"x")  # a scanner says so as well
+            has_left = _wait_for_end(supervise, context.wait_s())
         if is_link:
             os.unlink(gone)
         else:
@@ -107,18 +110,14 @@ def _delete(context: Context, name: str, path: str, *, is_link: bool) -> bool:
     return has_left
 
 
-def _wait_for_end(supervisor: str, timeout_s: float) -> bool:
-    """Whether the process `PID START_TIME` has ended in time."""
-    pid, _, start_time = supervisor.partition(" ")
-    pidfd = open_process(int(pid), int(start_time)) if pid.isdigit() and start_time.isdigit() else -1
-    if pidfd < 0:
-        return True
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    try:
-        return bool(poll.poll(timeout_s * 1000))
-    finally:
-        os.close(pidfd)
+def _wait_for_end(supervise: str, timeout_s: float) -> bool:
+    """Whether its supervisor, which has the lock until then, has left in time."""
+    until = monotonic() + timeout_s
+    while is_locked(f"{supervise}/lock"):
+        if monotonic() >= until:
+            return False
+        sleep(POLL_S)
+    return True
 
 
 def _unless_gone(_function: object, _path: str, caught: tuple[type[BaseException], BaseException, object]) -> None:

@@ -31,7 +31,6 @@ LIBC.sethostname.argtypes = [c_char_p, c_size_t]
 LIBC.syncfs.argtypes = [c_int]
 LIBC.tee.argtypes = [c_int, c_int, c_size_t, c_uint]
 LIBC.tee.restype = c_ssize_t
-LIBC.signalfd.argtypes = [c_int, c_char_p, c_int]
 LIBC.socket.argtypes = [c_int, c_int, c_int]
 LIBC.capset.argtypes = [c_char_p, c_char_p]
 LIBC.capget.argtypes = [c_char_p, c_char_p]

@@ -16,6 +16,7 @@ from ljsv.linux.libc import LIBC, SYS_CLONE3, SYS_CLOSE_RANGE, SYS_KEYCTL, check
 
 PF_EXITING = 0x4  # include/linux/sched.h
 CLONE_PIDFD = 0x1000
+CLONE_PARENT = 0x8000
 CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x0200_0000
 CLONE_NEWUTS = 0x0400_0000
@@ -67,7 +68,7 @@ def clone3(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     fork. Python's own after-fork steps do not run: the caller has one thread.
     """
     pidfd = c_int(-1)
-    arguments = _CloneArgs(flags=flags, exit_signal=SIGCHLD)
+    arguments = _CloneArgs(flags=flags, exit_signal=0 if flags & CLONE_PARENT else SIGCHLD)  # then it is this process's own, to the same parent
     if flags & CLONE_PIDFD:
         arguments.pidfd = ctypes.addressof(pidfd)
     if cgroup_fd >= 0:
@@ -128,12 +129,6 @@ def close_all_except(*keep: int) -> None:
         if fd >= first:
             first = fd + 1
     close_range(first, FD_MAX)
-
-
-def signalfd(signals: tuple[int, ...]) -> int:
-    """A descriptor that is readable while one of these signals, which have to be blocked, is pending. signalfd(2)."""
-    mask = sum(1 << number - 1 for number in signals).to_bytes(128, "little")  # sigset_t
-    return check(LIBC.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK), "signalfd")
 
 
 def read_start_time(pid: int) -> int:

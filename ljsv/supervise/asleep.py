@@ -1,14 +1,10 @@
-"""A supervisor with nothing to do: a fork of the scanner that has touched nothing yet, and waits for what would wake a supervisor.
+"""What is held of a service whose supervisor sleeps, and how a supervisor takes it up again.
 
 What a supervisor has touched it has for itself, 4 MB and more. One that has
-been idle for a while says so to the scanner, which lets it end as in an
-upgrade and forks another (`Supervisors.let_sleep`). That one holds what a
-supervisor holds, and takes nothing: commands, signals, lines of the log, a
-run's word and its end are still there when it wakes. Then it becomes a
-supervisor like any other, which carries on as after one that was killed.
-
-Up to `sleep`'s poll as little as can be is called, since each call is pages of
-its own; all that can wait is in `wake`.
+been idle for a while says so to the scanner, which has the dormitory hold what
+it holds (see `dormitory`); then it ends, as in an upgrade. Nothing is taken
+meanwhile: commands, lines of the log, a run's word and its end are still there
+when a supervisor wakes, which carries on as after one that was killed.
 """
 
 from __future__ import annotations
@@ -31,9 +27,9 @@ if TYPE_CHECKING:
     from ljsv.supervise.events import Events
     from ljsv.supervise.record import JailRecord
 
-IDLE, BUSY = "idle", "busy"  # to the scanner, with the name: it may sleep; not after all
-GO_TO_SLEEP = signal.SIGURG  # to a supervisor that is idle: one that only waits is there. The highest, so that what else was sent comes before
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # that a supervisor takes; held back until it can
+IDLE, BUSY, AWAKE = "idle", "busy", "awake"  # to the scanner: NAME may sleep; NAME may not after all; who follows the dormitory, see there
+GO_TO_SLEEP = signal.SIGURG  # to a supervisor that is idle: what it holds will be held. The highest, so that what else was sent comes before
+WAKE = b"\n"  # into `control`: no command, but something to wake for
 EXIT_HANDED_OVER = 3
 # Lines of `detail` that only a supervisor that is awake can live up to.
 _RESTLESS = (
@@ -47,67 +43,69 @@ _FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Held:
-    """What it holds (-1: none): lock, `control`, `ok`, exit record, a run's word, its needs, and what wakes it; and what would be made anew if it were deleted."""
+    """What is held (-1: none): lock, `control`, `ok`, exit record, a run's word, needs, and what wakes it; and what would be made anew if it were deleted.
 
-    __slots__ = ("began", "control_fd", "detail", "directory_id", "exit_fd", "jail", "lock_fd", "need_fds", "ok_fd", "ready_fd", "wakers")
+    `need_fds`: of its needs (`needs.hold`), which stay open until whoever carries on holds them.
+    """
 
-    def __init__(self, need_fds: list[int]) -> None:
+    def __init__(self, folder: str, dir_fd: int, need_fds: list[int]) -> None:
         self.began = now()
+        self.folder = folder
+        self.dir_fd = dir_fd
         self.need_fds = need_fds
         self.lock_fd = self.control_fd = self.ok_fd = self.exit_fd = self.ready_fd = -1
         self.directory_id = (0, 0)
         self.detail: dict[str, str] = {}
         self.jail: JailRecord | None = None
-        self.wakers: list[tuple[int, int]] = []  # (descriptor, events of poll(2))
+        self.wakers = [(fd, select.EPOLLIN) for fd in need_fds]  # (descriptor, events of epoll(7))
+        self.early_fds: list[int] = []  # of `control` and `ok`, before the lock is free
+
+
+    def open_early(self) -> None:
+        """So that nobody finds them without a reader while one lets go and the other holds them. OSError."""
+        for name in ("control", "ok"):
+            self.early_fds.append(os.open(f"{self.folder}/{name}", _FIFO))
+
+    @property
+    def bridge_fds(self) -> list[int]:
+        """What stays open until a supervisor holds the same again."""
+        return [*self.need_fds, *self.early_fds]
+
+    @property
+    def kept_fds(self) -> list[int]:
+        """Those that go to the supervisor that carries on."""
+        fds = (self.dir_fd, self.lock_fd, self.control_fd, self.ok_fd, self.exit_fd, self.ready_fd, *self.bridge_fds)
+        return [fd for fd in fds if fd >= 0]
+
+    def close(self) -> None:
+        for fd in {*self.kept_fds, *[fd for fd, _ in self.wakers if fd >= 0]}:
+            os.close(fd)
+
+    def let_go(self) -> None:
+        """Of the lock: whoever follows takes it."""
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+        self.lock_fd = -1
 
 
 def is_restful(detail: dict[str, str]) -> bool:
-    """Whether a service that is described like that may be left to one that only waits."""
+    """Whether a service that is described like that may be left to the dormitory."""
     state = detail.get("state")
     is_at_rest = state == status.DOWN and detail.get("want") == "down"
     return (is_at_rest or state == status.READY) and not any(map(detail.get, _RESTLESS))
 
 
-def sleep(folder: str, dir_fd: int, begun_fd: int, need_fds: list[int]) -> Held | None:
-    """Hold that supervise directory, close `begun_fd`, and wait. None where there is something to be done already, or it cannot be held.
-
-    `need_fds`: of its needs (`needs.hold`), which stay open while it waits, and until whoever carries on holds them.
-    """
-    held = Held(need_fds)
-    try:
-        is_quiet = _hold(held, folder, dir_fd)
-    except OSError:
-        is_quiet = False
-    fds = [fd for fd, _ in held.wakers]
-    if is_quiet:
-        poller = select.poll()
-        for fd, events in (*held.wakers, *[(fd, select.POLLIN) for fd in need_fds]):
-            poller.register(fd, events)
-        os.close(begun_fd)
-        poller.poll()
-        if signal.SIGUSR2 in signal.sigpending():
-            os._exit(EXIT_HANDED_OVER)
-    else:
-        fds += held.lock_fd, held.control_fd, held.ok_fd, held.exit_fd, held.ready_fd, *need_fds
-    for fd in fds:
-        if fd >= 0:
-            os.close(fd)
-    return held if is_quiet else None
-
-
-def _hold(held: Held, folder: str, dir_fd: int) -> bool:
-    """All of it; False where something has happened already. OSError."""
+def hold(held: Held) -> bool:
+    """Hold that supervise directory, and say so in its `detail`; False where there is something to be done already. OSError."""
+    folder, wakers = held.folder, held.wakers
     held.lock_fd = os.open(f"{folder}/lock", os.O_WRONLY | os.O_CLOEXEC)
     fcntl.flock(held.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     entry = os.stat(folder)
     held.directory_id = entry.st_dev, entry.st_ino
     held.control_fd, held.ok_fd = os.open(f"{folder}/control", _FIFO), os.open(f"{folder}/ok", _FIFO)
     detail = held.detail = status.read_detail(folder)
-    if detail.get("supervisor") == "-":  # the one before was told to exit just then
-        os._exit(0)
-    wakers = held.wakers
-    wakers += (os.dup(held.control_fd), select.POLLIN), (process.signalfd(SIGNALS), select.POLLIN)
-    if not is_restful(detail) or _is_edited(dir_fd, detail):
+    wakers.append((held.control_fd, select.EPOLLIN))
+    if not is_restful(detail) or _is_edited(held.dir_fd, detail):
         return False
     if detail["state"] == status.READY:
         jail = held.jail = record.read_jail_record(folder)
@@ -118,14 +116,16 @@ def _hold(held: Held, folder: str, dir_fd: int) -> bool:
             fds.append(record.open_server(jail))
         if detail.get("ready_by") in {"fd", "notify"}:
             held.ready_fd = os.open(f"{folder}/ready.fifo", _FIFO)
-            fds.append(os.dup(held.ready_fd))
-        wakers += [(fd, select.POLLIN) for fd in fds]
+            fds.append(held.ready_fd)
+        wakers += [(fd, select.EPOLLIN) for fd in fds]
         if -1 in fds or not _watch_memory(wakers, jail.cgroup, int(detail.get("oom_kills", "0"))):
             return False
         held.exit_fd = record.open_exit_reader(folder)
     detail["supervisor"] = f"{os.getpid()} {process.read_start_time(os.getpid())}"
     detail["asleep"] = "yes"
     _write_detail(folder, detail)
+    while held.early_fds:
+        os.close(held.early_fds.pop())
     return True
 
 
@@ -141,7 +141,7 @@ def _watch_memory(wakers: list[tuple[int, int]], group: str, seen: int) -> bool:
     if group == record.NO_GROUP or not cgroup.has_file(group, "memory.events"):
         return True
     fd = os.open(f"{group}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
-    wakers.append((fd, select.POLLPRI))
+    wakers.append((fd, select.EPOLLPRI))
     os.read(fd, SIZE_MAX)  # what happens from now on is told
     return cgroup.read_pairs(group, "memory.events").get("oom_kill", 0) == seen
 

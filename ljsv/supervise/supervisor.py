@@ -149,8 +149,8 @@ class Supervisor:
 
     # ---- life of the supervisor
 
-    def main(self, begun_fd: int, sleep_after: float, held: Held | None) -> None:
-        """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit; or carry on after its sleep."""
+    def main(self, begun_fd: int, sleep_after: float, held: Held | None, bridge_fds: list[int]) -> None:
+        """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit; or carry on with what was held while it slept."""
         self.begun_fd, self.idleness.sleep_after = begun_fd, sleep_after
         if held:
             self._wake(held)
@@ -165,7 +165,7 @@ class Supervisor:
         self.loop.on_signal(GO_TO_SLEEP, self.idleness.go_to_sleep)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what arrived since the fork comes now
         self._begin_supervising()
-        for fd in held.need_fds if held else ():
+        for fd in bridge_fds:
             os.close(fd)
         self.idleness.put_off()
         self.loop.on_error = self._loop_error
@@ -395,7 +395,12 @@ class Supervisor:
         is_lost = machine.state == status.FAILED or (machine.state == status.DOWN and machine.result == "failed")
         if is_lost and self.source.service and self.source.service.policy.essential:
             self.events.send("an essential service has failed", "error")
-            tell_scanner(self.places.scanner, f"essential {self.name}\n")
+            self.tell_scanner(f"essential {self.name}")
+
+    def tell_scanner(self, line: str) -> None:
+        """A command, as soon as it is taken."""
+        if not tell_scanner(self.places.scanner, f"{line}\n"):
+            self.set_timer(f"tell {line}", now() + RETRY_S, lambda: self.tell_scanner(line))
 
     def _remember_death(self, before: Machine) -> None:
         end = self.machine.end

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,21 +18,18 @@ from ljsv import status
 from ljsv.errors import quote
 from ljsv.linux import files, process
 from ljsv.paths import trust_fault
-from ljsv.supervise.asleep import GO_TO_SLEEP, SIGNALS
-from ljsv.supervise.attendants import forget_signals
+from ljsv.supervise import dormitory
+from ljsv.supervise.asleep import WAKE
+from ljsv.supervise.attendants import Dormitory, forget_signals
 from ljsv.supervise.directory import format_identity, tell_subscribers
 from ljsv.supervise.loop import now
-from ljsv.supervise.needs import hold
 from ljsv.supervise.orphans import find_jails, mark_of
-from ljsv.supervise.process import supervise
+from ljsv.supervise.process import Inherited, supervise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ljsv.jail.group import Tree
-    from ljsv.paths import Places
-    from ljsv.service.settings import Settings
     from ljsv.supervise.events import Events
     from ljsv.supervise.loop import Loop
     from ljsv.supervise.settle import Settling
@@ -43,13 +39,14 @@ RESPAWN_MAX_S = 60.0
 LIVED_LONG_S = 10.0
 STOP_TRIES = 5
 HAND_OVER_MAX_S = 10.0
+WAKE_MAX_S = 2.0
 TOLD_TO_EXIT = "its supervisor was told to exit"
 Identity = tuple[int, int, int]
 
 
 @dataclass
 class Entry:
-    """One service directory, as long as the scanner has to do with it."""
+    """One service directory, as long as the scanner has to do with it. `pid`, `pidfd`: of its supervisor, or of the dormitory while that sleeps."""
 
     name: str
     identity: Identity
@@ -64,8 +61,9 @@ class Entry:
     failures: int = 0
     folder: str = ""  # its supervise directory, where that is a runtime folder
     is_leaving: bool = False  # its directory is gone: the supervisor has been told to exit
-    next: tuple[int, int] | None = None  # (pid, pidfd) of one that waits for this one's end
-    is_falling_asleep: bool = False  # who begins then is no news
+    next: tuple[int, int] | None = None  # (pid, pidfd) of who follows when this supervisor has ended
+    is_asleep: bool = False
+    due: set[int] = field(default_factory=set)  # signals for its supervisor, when that is awake
     is_exited: bool = False  # told to exit by a client: not started again by itself
     problem: str = ""  # why nobody supervises it
     held_fds: list[int] = field(default_factory=list)  # its FIFOs, while one supervisor hands over to the next
@@ -79,17 +77,12 @@ class Supervisors:
     with these groups. `is_stopping`: none is started again by itself.
     """
 
-    def __init__(
-        self, places: Places, loop: Loop, events: Events, groups: Tree, orders_fd: int, nofile: tuple[int, int], settings: Settings,
-        on_end: Callable[[Entry, bool], None],
-    ) -> None:
-        self._places = places
+    def __init__(self, loop: Loop, events: Events, inherited: Inherited, on_end: Callable[[Entry, bool], None]) -> None:
+        self._places = inherited.places
         self._loop = loop
         self._events = events
-        self._groups = groups
-        self._orders_fd = orders_fd
-        self._nofile = nofile
-        self._settings = settings
+        self._inherited = inherited
+        self.dormitory = Dormitory(loop, events, inherited)
         self._on_end = on_end
         self._jails = find_jails()  # that were there when it began
         self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
@@ -162,10 +155,16 @@ class Supervisors:
         entry.is_exited = False
         entry.spawned_at = now()
         self._loop.watch(entry.pidfd, lambda: self._ended(entry))
+        entry.is_asleep = living is not None and self._is_asleep(entry)
         if living is not None and self.is_replacing:
             self._replace(entry)
         elif living is not None:
             self.tell(entry, signal.SIGHUP)
+
+    def _is_asleep(self, entry: Entry) -> bool:
+        with suppress(OSError):
+            return status.read_detail(self.folder_of(entry)).get("asleep") == "yes"
+        return False
 
     def _is_exited(self, entry: Entry) -> bool:
         """Whether the last supervisor of this very directory has ended as it was told."""
@@ -174,31 +173,76 @@ class Supervisors:
             return detail.get("supervisor") == "-" and detail.get("boot") == process.read_boot_id() and detail.get("identity") == format_identity(entry.identity)
         return False
 
+    # ---- asleep
+
     def let_sleep(self, entry: Entry) -> None:
-        """Its supervisor has been idle for a while: one that only waits follows it, and is there before that ends, whoever is killed meanwhile."""
-        is_settled = entry.folder and entry.pidfd >= 0 and entry.begun_fd < 0 and not entry.held_fds and not entry.next
-        if is_settled and not entry.is_leaving and not self.is_stopping:
-            entry.next = self._clone(entry, {}, entry.folder)
-            if entry.next:
-                entry.is_falling_asleep = True
-                self._replace(entry, GO_TO_SLEEP)
+        """Its supervisor has been idle for a while: the dormitory follows it, and is there before that ends, whoever is killed meanwhile."""
+        is_settled = entry.folder and entry.pidfd >= 0 and entry.begun_fd < 0 and not entry.held_fds and not entry.next and not entry.is_asleep
+        if not is_settled or entry.is_leaving or self.is_stopping:
+            return
+        with suppress(OSError):
+            dir_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            entry.due.clear()
+            entry.next = self.dormitory.take(format_identity(entry.identity), entry.name, entry.folder, dir_fd, entry.pidfd)
+            os.close(dir_fd)
 
     def stay_awake(self, entry: Entry) -> None:
-        """It has something to do after all: the one that waits goes."""
-        if entry.next:
-            self.end_next(entry)
-            if entry.begun_fd >= 0:
-                self._began(entry)
+        """It has something to do after all."""
+        self.end_next(entry)
+        entry.due.clear()
 
-    def _replace(self, entry: Entry, number: int = signal.SIGUSR2) -> None:
+    def woke(self, entry: Entry, pid: int, start_time: int) -> None:
+        """The dormitory has forked a supervisor for it."""
+        pidfd = process.open_process(pid, start_time)
+        if entry.next:  # that the one before has ended is not known yet
+            os.close(entry.next[1])
+            entry.next = pid, pidfd
+        elif entry.is_asleep and entry.pid != pid:
+            self._loop.forget(entry.pidfd)
+            os.close(entry.pidfd)
+            entry.pid, entry.pidfd = pid, pidfd
+            self._is_awake(entry)
+
+    def _is_awake(self, entry: Entry) -> None:
+        """It has a supervisor of its own, or had one that has ended already."""
+        entry.is_asleep = False
+        self._loop.set_timer(f"wake {entry.identity}", None, lambda: None)
+        if entry.pidfd < 0:
+            self._on_end(entry, self._was_told(entry))
+            return
+        self._loop.watch(entry.pidfd, lambda: self._ended(entry))
+        due, entry.due = entry.due, set()
+        for number in due:
+            self.tell(entry, number)
+
+    def _wake(self, entry: Entry) -> None:
+        """Something is due: have the dormitory fork a supervisor, and look again whether it has."""
+        if not entry.is_asleep or entry.pidfd < 0:
+            return
+        living = self.find(entry)
+        if living and living[0] and living[0] != entry.pid:
+            self.woke(entry, *living)
+            return
+        try:
+            fd = os.open(f"{self.folder_of(entry)}/control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            with suppress(BlockingIOError):  # then there is enough to wake for
+                os.write(fd, WAKE)
+            os.close(fd)
+        except OSError:  # it was deleted: all of them have to look
+            with suppress(OSError):
+                signal.pidfd_send_signal(entry.pidfd, signal.SIGHUP)
+        self._loop.set_timer(f"wake {entry.identity}", now() + WAKE_MAX_S, lambda: self._wake(entry))
+
+    # ---- replacing, forking
+
+    def _replace(self, entry: Entry) -> None:
         """Another supervisor takes the service over; whoever looks at its FIFOs meanwhile finds them held."""
         supervise_path, entry.held_at = self.folder_of(entry), now()
         for path in (supervise_path, f"/proc/self/fd/{entry.dir_fd}/log/supervise"):
             for name in ("ok", "control"):
                 with suppress(OSError):
                     entry.held_fds.append(os.open(f"{path}/{name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-        with suppress(OSError):
-            signal.pidfd_send_signal(entry.pidfd, number)
+        self.tell(entry, signal.SIGUSR2)
 
     @staticmethod
     def release(entry: Entry) -> None:
@@ -219,38 +263,30 @@ class Supervisors:
         return {mark: jails[mark] for mark in marks if mark in jails}
 
     def _fork(self, entry: Entry) -> bool:
-        forked = self._clone(entry, self._lost_jails(entry), "")
-        if forked is None:
+        """A supervisor, which `_began` hears of; False where the system has no room for it."""
+        lost = self._lost_jails(entry)
+        begun_fd, begun_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.pthread_sigmask(signal.SIG_BLOCK, dormitory.SIGNALS)  # until the child can take them
+        try:
+            entry.pid, entry.pidfd = process.clone3(process.CLONE_PIDFD)
+            if entry.pid == 0:
+                self._become_supervisor(entry, begun_w, lost)
+        except OSError as error:
+            os.close(begun_fd)
+            self._events.send("cannot fork", "error", name=entry.name, cause=error.strerror)
             self._respawn_later(entry)
             return False
-        entry.pid, entry.pidfd = forked
-        entry.is_child = True
-        return True
-
-    def _clone(self, entry: Entry, lost: dict[str, list[int]], folder: str) -> tuple[int, int] | None:
-        """(pid, pidfd) of a supervisor, which `_began` hears of; None where the system has no room for it. `folder`: it only waits, see `supervise`."""
-        scanner = os.getpid()
-        begun_fd, begun_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child can take them
-        try:
-            pid, pidfd = process.clone3(process.CLONE_PIDFD)
-        except OSError as error:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            os.close(begun_fd)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, dormitory.SIGNALS)
             os.close(begun_w)
-            self._events.send("cannot fork", "error", name=entry.name, cause=error.strerror)
-            return None
-        if pid == 0:
-            self._become_supervisor(entry, begun_w, lost, folder, scanner)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        os.close(begun_w)
+        entry.is_child = True
         entry.begun_fd = begun_fd
         self._loop.watch(begun_fd, lambda: self._began(entry))
-        return pid, pidfd
+        return True
 
-    def _become_supervisor(self, entry: Entry, begun_w: int, lost: dict[str, list[int]], folder: str, scanner: int) -> None:
+    def _become_supervisor(self, entry: Entry, begun_w: int, lost: dict[str, list[int]]) -> None:
         """In the child. Never returns."""
-        code = 111
+        code, inherited = 111, self._inherited
         try:
             os.setsid()
             forget_signals()
@@ -259,13 +295,10 @@ class Supervisors:
             null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
                 os.dup2(null_fd, standard)
-            process.close_all_except(0, 1, 2, dir_fd, self._events.fd, self._orders_fd, begun_w, *([entry.pidfd] if folder else []))
-            need_fds = hold(self._places, entry.name, folder) if folder else []  # before whoever holds them now ends
-            if folder:
-                _wait_for_turn(entry.pidfd, scanner)
+            process.close_all_except(0, 1, 2, dir_fd, inherited.events_fd, inherited.orders_fd, begun_w)
             with suppress(BlockingIOError):  # then supervise/lock decides, see spawn
                 fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            supervise(self._places, entry.name, dir_fd, self._events.fd, begun_w, self._nofile, self._groups, self._orders_fd, self._settings, lost, folder, need_fds)
+            supervise(inherited, entry.name, dir_fd, begun_fd=begun_w, lost=lost, sleep_after=inherited.settings.sleep_after)
         except OSError as error:
             os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self._places.svdir}/{entry.name}')}".encode())
         finally:
@@ -282,36 +315,40 @@ class Supervisors:
         self.release(entry)
         self.folder_of(entry)
         entry.problem = " hint: ".join(line for line in text.decode(errors="replace").split("\n") if line)
-        if not entry.is_falling_asleep or entry.problem:
-            tell_subscribers(f"{self._places.scanner}/event", b"s")
-        entry.is_falling_asleep = False
-        if entry.next and process.has_ended(entry.next[1]):
-            self.end_next(entry)
+        tell_subscribers(f"{self._places.scanner}/event", b"s")
 
     # ---- ending
 
     def _ended(self, entry: Entry) -> None:
-        if entry.begun_fd >= 0 and not entry.next:
+        if entry.begun_fd >= 0:
             self._began(entry)
         self._loop.forget(entry.pidfd)
         os.close(entry.pidfd)
         is_told = self._was_told(entry)
-        entry.pidfd, entry.pid = -1, 0
+        entry.pidfd, entry.pid, entry.is_asleep = -1, 0, False
         if entry.next and not is_told:
-            (entry.pid, entry.pidfd), entry.next = entry.next, None
-            entry.is_child = True
-            self._loop.watch(entry.pidfd, lambda: self._ended(entry))
+            self._follow_next(entry)
             return
-        if entry.next:
-            self.stay_awake(entry)  # as far as the one that waits is concerned
+        self.end_next(entry)
         self._on_end(entry, is_told)
 
-    @staticmethod
-    def end_next(entry: Entry) -> None:
-        """The one that waits is not wanted any more."""
+    def _follow_next(self, entry: Entry) -> None:
+        """The dormitory, or whom that has forked by now."""
         if entry.next:
-            with suppress(OSError):
-                signal.pidfd_send_signal(entry.next[1], signal.SIGKILL)
+            (entry.pid, entry.pidfd), entry.next = entry.next, None
+        entry.is_child = True
+        if entry.pid != self.dormitory.pid:
+            self._is_awake(entry)
+            return
+        entry.is_asleep = True
+        self._loop.watch(entry.pidfd, lambda: self._ended(entry))
+        if entry.due:
+            self._wake(entry)
+
+    def end_next(self, entry: Entry) -> None:
+        """Nobody is to follow any more."""
+        if entry.next:
+            self.dormitory.leave(format_identity(entry.identity))
             os.close(entry.next[1])
         entry.next = None
 
@@ -328,13 +365,14 @@ class Supervisors:
         self._respawn_later(entry)
 
     def _was_told(self, entry: Entry) -> bool:
-        """Whether it ended as it was told: a child of ours by its exit code, another by its last word."""
+        """Whether it ended as it was told: a child of ours by its exit code, where that is known, another by its last word."""
         if entry.is_child:
             with suppress(ChildProcessError):
                 pid, wait_status = os.waitpid(entry.pid, os.WNOHANG)
                 if pid:
                     return wait_status == 0
-            return self.exits.pop(entry.pid, -1) == 0
+            if entry.pid in self.exits:
+                return self.exits.pop(entry.pid) == 0
         with suppress(OSError):
             return status.read_detail(self.folder_of(entry)).get("supervisor") == "-"
         return False
@@ -356,12 +394,14 @@ class Supervisors:
         entry.problem = why
 
     def tell(self, entry: Entry, number: int) -> None:
-        """A signal to its supervisor; a directory without one is looked at again."""
-        for pidfd in (entry.pidfd, entry.next[1] if entry.next else -1):
-            if pidfd >= 0:
-                with suppress(OSError):
-                    signal.pidfd_send_signal(pidfd, number)
+        """A signal to its supervisor, also where that sleeps; a directory without one is looked at again."""
+        if entry.is_asleep or entry.next:
+            entry.due.add(number)
+            self._wake(entry)
         if entry.pidfd >= 0:
+            if not entry.is_asleep:
+                with suppress(OSError):
+                    signal.pidfd_send_signal(entry.pidfd, number)
             return
         if number == signal.SIGHUP and not entry.is_exited and not entry.settling:
             entry.failures = 0
@@ -375,27 +415,13 @@ class Supervisors:
         self.tell(entry, number)
 
 
-def _wait_for_turn(pidfd: int, scanner: int) -> None:
-    """Until the supervisor before this one has ended. Where the scanner is gone, and it does not end either, it has something to do: then this one goes."""
-    scanner_fd = os.pidfd_open(os.getppid())
-    poller = select.poll()
-    for fd in (pidfd, scanner_fd):
-        poller.register(fd, select.POLLIN)
-    if os.getppid() == scanner:
-        poller.poll()
-    poller.unregister(scanner_fd)
-    if not poller.poll(HAND_OVER_MAX_S * 1000):
-        os._exit(0)
-    os.close(pidfd)
-    os.close(scanner_fd)
-
-
 def _holder_of(dir_fd: int) -> tuple[int, int]:
     """(pid, start time) of the supervisor that holds the lock, where its supervise directory has vanished; zeros for none."""
     pid = process.find_lock_holder(dir_fd)
     with suppress(OSError):
         in_our_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino
         with open(f"/proc/{pid}/comm", errors="replace") as file:
-            if pid and in_our_namespace and file.read().startswith("ljsv "):
+            name = file.read().rstrip("\n")
+            if pid and in_our_namespace and name.startswith("ljsv ") and name != dormitory.NAME:
                 return pid, process.read_start_time(pid)
     return 0, 0

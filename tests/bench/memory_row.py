@@ -1,4 +1,4 @@
-"""Memory for one of 200 services: our supervisor, which has been idle for a while and sleeps, and pid 1 of its jail; runsv and its two bwraps.
+"""Memory for one of 200 services: its part of the dormitory, where all supervisors sleep that have been idle for a while, and pid 1 of its jail; runsv and its two bwraps.
 
 Private: pages that nobody else has. Proportional: a page that two have counts half for each, so that what one
 process has copied from another is not overlooked, and what a service costs on top of the tree is seen whole.
@@ -41,13 +41,17 @@ def measure(bench: Bench) -> list[Figure]:
 def _figure(parts: dict[str, list[list[float]]], which_row: str, row: str, which: int, budget: float | None) -> Figure:
     ours, theirs = ([part[which] for part in parts[name]] for name in (which_row, Runit.name))
     is_known = min(*ours, *theirs) >= 0
-    note = "supervisor {:.2f} + pid 1 {:.2f}; runsv + 2 bwrap {:.2f}".format(*ours, sum(theirs)) if is_known else "only root may read it of pid 1"
+    note = "supervisor, or its part of the dormitory {:.2f} + pid 1 {:.2f}; runsv + 2 bwrap {:.2f}".format(*ours, sum(theirs)) if is_known else "only root may read it of pid 1"
     return Figure(row=f"{row} at {SERVICES}", reference_name="-", unit="MB", ours=sum(ours) if is_known else None, budget=budget, note=note)
 
 
 def _mean_mb(bench: Bench, tree: Tree, names: list[str]) -> list[list[float]]:
-    """The mean over all services for each of a service's processes: (private, proportional); -1 where one may not be read."""
-    rows = [[bench.memory_kb(pid) for pid in tree.supervisor_pids(name)] for name in names]
-    if any(kb < 0 for row in rows for pair in row for kb in pair):
+    """The mean over all services for each of a service's processes: (private, proportional); -1 where one may not be read.
+
+    A process that several services share counts once.
+    """
+    columns = zip(*(tree.supervisor_pids(name) for name in names), strict=True)
+    used = [[bench.memory_kb(pid) for pid in set(column)] for column in columns]
+    if any(kb < 0 for column in used for pair in column for kb in pair):
         return [[-1.0, -1.0]] * 2
-    return [[sum(pair[which] for pair in column) / len(rows) / 1024 for which in (PRIVATE, PROPORTIONAL)] for column in zip(*rows, strict=True)]
+    return [[sum(pair[which] for pair in column) / len(names) / 1024 for which in (PRIVATE, PROPORTIONAL)] for column in used]

@@ -1,4 +1,4 @@
-"""Supervisors with nothing to do: they make room for one that only waits, and nobody notices but by their memory."""
+"""Supervisors with nothing to do: the dormitory waits for all of them, and nobody notices but by their memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_control(tree: Tree, name: str, commands: str) -> None:
 
 
 def test_it_has_less_and_everything_is_as_it_was(sleepy: Tree) -> None:
-    """Another process, with half the memory at most; the same run, and not a word in the journal."""
+    """Another process, with half the memory at most, however many sleep; the same run, and not a word in the journal."""
     sleepy.add("a", COUNTS)
     before = sleepy.wait_state("a", "ready")
     wait_for(lambda: '"ready"' in sleepy.events(), "the journal")
@@ -259,10 +259,11 @@ def test_an_edit_while_it_falls_asleep(sleepy: Tree) -> None:
 
 
 def test_a_scanner_that_dies_before_it_is_told(sleepy: Tree) -> None:
-    """The fork that waits goes by itself, where the one before it stays awake."""
+    """The dormitory lets go by itself, where the supervisor stays awake."""
     sleepy.add("a")
     sleepy.wait_state("a", "ready")
     wait_asleep(sleepy, "a")
+    dormitory = sleepy.supervisor_pid("a")
     write_control(sleepy, "a", "c")
     wait_for(lambda: not is_asleep(sleepy, "a"), "it to wake")
     supervisor, scanner = sleepy.supervisor_pid("a"), scanner_pid(sleepy)
@@ -276,33 +277,81 @@ def test_a_scanner_that_dies_before_it_is_told(sleepy: Tree) -> None:
     os.kill(supervisor, signal.SIGCONT)
     sleepy.ljsv("scan", "--daemon")
     assert sleepy.supervisor_pid("a") == supervisor
-    wait_for(lambda: len([1 for text in sleepy.processes().values() if "supervise.scanner" in text]) <= 2, "the fork to go")
+    wait_for(lambda: not is_alive(dormitory), "it to go")
 
 
-def test_the_fork_that_waits_is_killed(sleepy: Tree) -> None:
-    """The one before it ends all the same, another follows, and that one sleeps."""
+def test_the_dormitory_is_killed_while_one_falls_asleep(sleepy: Tree) -> None:
+    """The supervisor ends all the same, another follows, and the next one sleeps."""
     sleepy.add("a")
     pid = int(sleepy.wait_state("a", "ready")["pid"])
     for _ in range(3):
         wait_asleep(sleepy, "a")
+        dormitory = sleepy.supervisor_pid("a")
         write_control(sleepy, "a", "c")
         wait_for(lambda: not is_asleep(sleepy, "a"), "it to wake")
-        supervisor, scanner = sleepy.supervisor_pid("a"), scanner_pid(sleepy)
-        os.kill(supervisor, signal.SIGSTOP)
-        before = set(sleepy.processes())
-        os.kill(supervisor, signal.SIGCONT)
-        os.kill(scanner, signal.SIGSTOP)
+        supervisor = sleepy.supervisor_pid("a")
+        os.kill(dormitory, signal.SIGSTOP)
         time.sleep(float(sleepy.detail("a")["sleep_after"]) + 0.3)
         os.kill(supervisor, signal.SIGSTOP)
-        os.kill(scanner, signal.SIGCONT)
-        wait_for(lambda before=before: set(sleepy.processes()) - before, "the fork")
-        for fork in set(sleepy.processes()) - before:
-            with suppress(ProcessLookupError):
-                os.kill(fork, signal.SIGKILL)
+        os.kill(dormitory, signal.SIGCONT)
+        time.sleep(0.1)  # it has told the supervisor to end
+        os.kill(dormitory, signal.SIGKILL)
         os.kill(supervisor, signal.SIGCONT)
+        wait_for(lambda supervisor=supervisor: sleepy.supervisor_pid("a") not in {0, supervisor}, "another supervisor")
     wait_asleep(sleepy, "a")
     assert sleepy.pid("a") == pid
-    assert "error" not in sleepy.events()
+    assert '"error"' not in sleepy.events()
+
+
+def test_all_in_one_process(sleepy: Tree) -> None:
+    """Each wakes alone; killed, it is followed by a supervisor for each; and it is gone with the tree."""
+    names = ["a", "b", "c"]
+    for name in names:
+        sleepy.add(name, COUNTS)
+    pids = {name: int(sleepy.wait_state(name, "ready")["pid"]) for name in names}
+    wait_asleep(sleepy, *names)
+    dormitory = sleepy.supervisor_pid("a")
+    assert {sleepy.supervisor_pid(name) for name in names} == {dormitory}
+    assert Path(f"/proc/{dormitory}/comm").read_text() == "ljsv dormitory\n"
+    (sleepy.sv / "a/run").write_text("#!/bin/sh\n# edited\nexec sleep 1000\n")
+    wait_for(lambda: sleepy.detail("a").get("changed") == "run", "the edit")
+    assert [is_asleep(sleepy, name) for name in names] == [False, True, True]
+    os.kill(dormitory, signal.SIGKILL)
+    wait_for(lambda: not {dormitory, 0} & {sleepy.supervisor_pid(name) for name in names}, "their supervisors")
+    wait_asleep(sleepy, "b", "c")
+    assert sleepy.supervisor_pid("b") != dormitory
+    assert pids == {name: sleepy.pid(name) for name in names}
+    sleepy.ljsv("exit", "--all")
+    assert not sleepy.processes()
+
+
+@pytest.mark.parametrize("has_scanner", [True, False])
+def test_a_signal_to_the_dormitory(sleepy: Tree, *, has_scanner: bool) -> None:
+    """It is one to each that sleeps there, as when a machine is shut down: all stop, in order."""
+    for name in ("a", "b"):
+        sleepy.add(name, "trap 'echo ended; exit 0' TERM; while :; do sleep 0.05; done")
+        sleepy.wait_state(name, "ready")
+    wait_asleep(sleepy, "a", "b")
+    dormitory = sleepy.supervisor_pid("a")
+    if not has_scanner:
+        os.kill(scanner_pid(sleepy), signal.SIGKILL)
+    os.kill(dormitory, signal.SIGTERM)
+    for name in ("a", "b"):
+        wait_for(lambda name=name: sleepy.log(name) == "ended" and sleepy.detail(name)["supervisor"] == "-", "its end")
+    if not has_scanner:
+        wait_for(lambda: not is_alive(dormitory), "it to end with the last of them")
+
+
+def test_removed_while_it_sleeps(sleepy: Tree) -> None:
+    """Down, and asleep: others stay where they are."""
+    for name in ("a", "b"):
+        sleepy.add(name)
+        sleepy.wait_state(name, "ready")
+    sleepy.ljsv("down", "a")
+    wait_asleep(sleepy, "a", "b")
+    pid = sleepy.pid("b")
+    sleepy.ljsv("remove", "--yes", "a")
+    assert not (sleepy.sv / "a").exists() and is_asleep(sleepy, "b") and sleepy.pid("b") == pid
 
 
 def test_renamed_and_then_deleted(sleepy: Tree) -> None:
