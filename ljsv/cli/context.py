@@ -22,7 +22,7 @@ SCANNER_PATIENCE_S, SCANNER_PAUSE_S = 10.0, 0.05
 
 
 class Context:
-    """One invocation. `shown` is the scan directory as a person would write it."""
+    """One invocation. `shown` is the scan directory as a person would write it; `is_by_path`: nothing says that it is one, but a service's path."""
 
     def __init__(self, svdir: str, options: Options) -> None:
         self.options = options
@@ -32,7 +32,8 @@ class Context:
         words = [split_word(word) for word in options.operands]
         given = svdir or (words[0][0] if words else "")
         given_svdir[:] = [given] if given else []
-        if words and words[0][0] and not svdir:
+        self.is_by_path = bool(words and words[0][0] and not svdir)
+        if self.is_by_path:
             svdir = os.path.abspath(words[0][0])
         options.operands = [name for _, name in words]
         self.shown, source = find_svdir(svdir, environ, uid)

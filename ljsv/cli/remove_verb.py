@@ -7,8 +7,10 @@ end; what does not stop in time is not deleted.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import sys
+from contextlib import suppress
 from time import monotonic, sleep
 
 from ljsv import status
@@ -17,8 +19,8 @@ from ljsv.cli.context import Context, write_fifo
 from ljsv.cli.options import Options, usage
 from ljsv.cli.show import pasteable, print_hint
 from ljsv.cli.subscribe import Subscription
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
-from ljsv.linux.process import read_boot_id
+from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_REACHED, EXIT_OK, Fault, quote
+from ljsv.linux.process import open_process, read_boot_id
 from ljsv.supervise.directory import is_locked
 
 OPTIONS = {"--yes": ""}
@@ -37,6 +39,7 @@ def _remove(context: Context, options: Options, name: str) -> int:
     path = f"{context.svdir}/{name}"
     if not os.path.isdir(path):
         raise Fault("it has been removed already", path, "", service=name, hint=f"ljsv purge {name}", exit_code=EXIT_NOT_REACHED)
+    _refuse_what_is_none(context, name, path)
     if not os.access(context.svdir, os.W_OK | os.X_OK):
         raise Fault("cannot delete", path, "its scan directory may not be written", service=name, hint=f"ls -ld {quote(context.svdir)}")
     is_link = os.path.islink(path)
@@ -55,6 +58,22 @@ def _remove(context: Context, options: Options, name: str) -> int:
         return EXIT_NOT_REACHED
     print(pasteable(f"ok: {name}: removed; its logs and state stay until: ljsv purge {name}"), flush=True)
     return EXIT_OK
+
+
+def _refuse_what_is_none(context: Context, name: str, path: str) -> None:
+    """Whatever was asked and however: only a service is deleted, and nothing that is mounted in it."""
+    is_known = os.path.lexists(f"{path}/supervise")
+    if not is_known and not any(os.path.isfile(f"{path}/{file}") for file in ("run", "rootfs")):
+        raise Fault("not a service", path, "it has neither run nor rootfs, and was never supervised", service=name, hint=f"ls -la {quote(path)}", exit_code=EXIT_NO_SERVICE)
+    if not is_known and context.is_by_path:
+        hint = f"ljsv --svdir {quote(context.svdir)} remove {quote(name)}"
+        raise Fault("it was never supervised", path, "nothing says that it lies in a scan directory", service=name, hint=hint, exit_code=EXIT_NO_SERVICE)
+    from ljsv.init.mounts import read_mount_points
+
+    real = os.path.realpath(path)
+    for mounted in () if os.path.islink(path) else read_mount_points():
+        if mounted == real or mounted.startswith(f"{real}/"):
+            raise Fault("a file system is mounted in it", mounted, "what is in that would be deleted as well", service=name, hint=f"umount {quote(mounted)}")
 
 
 def _who_needs(context: Context, name: str) -> list[str]:
@@ -111,13 +130,30 @@ def _delete(context: Context, name: str, path: str, *, is_link: bool) -> bool:
 
 
 def _wait_for_end(supervise: str, timeout_s: float) -> bool:
-    """Whether its supervisor, which has the lock until then, has left in time."""
+    """Whether its supervisor has left in time; one that sleeps wakes first."""
     until = monotonic() + timeout_s
-    while is_locked(f"{supervise}/lock"):
-        if monotonic() >= until:
-            return False
+    while is_locked(f"{supervise}/lock") and monotonic() < until:
+        detail = {}
+        with suppress(OSError):
+            detail = status.read_detail(supervise)
+        if detail.get("asleep") != "yes":
+            return _wait_for_process(detail.get("supervisor", "-"), until - monotonic())
         sleep(POLL_S)
-    return True
+    return monotonic() < until
+
+
+def _wait_for_process(supervisor: str, timeout_s: float) -> bool:
+    """Whether the process `PID START_TIME` has ended in time."""
+    pid, _, start_time = supervisor.partition(" ")
+    pidfd = open_process(int(pid), int(start_time)) if pid.isdigit() and start_time.isdigit() else -1
+    if pidfd < 0:
+        return True
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    try:
+        return bool(poll.poll(max(timeout_s, 0.0) * 1000))
+    finally:
+        os.close(pidfd)
 
 
 def _unless_gone(_function: object, _path: str, caught: tuple[type[BaseException], BaseException, object]) -> None:

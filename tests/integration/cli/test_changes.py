@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,35 @@ def test_remove_of_a_symlink_leaves_what_it_leads_to(scanning: Tree) -> None:
     scanning.ljsv("remove", "a", "--yes")
     assert not is_alive(pid) and not (scanning.sv / "a").is_symlink()
     assert (target / "run").exists()
+
+
+def test_remove_deletes_no_other_directory(tree: Tree) -> None:
+    """A directory that is no service, one that no scanner ever had and that lies anywhere, one that something is mounted in: all stay, with --yes too."""
+    other = tree.sv / "other"
+    (other / "run").mkdir(parents=True)  # as /var and / have it
+    (other / "precious").touch()
+    done = tree.ljsv("remove", "other", "--yes", code=4)
+    assert "not a service" in done.stderr and "neither run nor rootfs" in done.stderr
+    assert "not a service" in tree.ljsv("remove", str(other), "--yes", code=4).stderr
+    assert (other / "precious").exists()
+    tree.add("a")
+    elsewhere = Path(shutil.copytree(tree.sv / "a", tree.root / "project"))
+    del tree.env["SVDIR"]
+    done = tree.ljsv("remove", str(elsewhere), "--yes", code=4)
+    assert "it was never supervised" in done.stderr and f"--svdir {tree.root} remove project" in done.stderr
+    assert (elsewhere / "run").exists()
+    tree.env["SVDIR"] = str(tree.sv)
+    if os.geteuid() == 0:
+        place = tree.sv / "a/disk"
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "disk", place], check=True)
+        try:
+            (place / "precious").touch()
+            done = tree.ljsv("remove", "a", "--yes", code=111)
+            assert "a file system is mounted in it" in done.stderr and (place / "precious").exists()
+        finally:
+            subprocess.run(["umount", place], check=True)
+    tree.ljsv("remove", "a", "--yes")
 
 
 def test_remove_in_a_plain_tree(plain_tree: Tree) -> None:
