@@ -7,6 +7,8 @@ process, without site and with nothing imported but what a jail needs;
 supervisors send it orders (see `order`) over a socket that all of them have
 inherited. It reads no more of an order than the flags for clone3.
 
+While one jail is built it prepares the first processes of the next (see `spare`).
+
 It may be killed at any moment. Orders that it had not taken wait for the next
 one, since the scanner holds the socket's other end; one that it had taken is
 lost, and its supervisor starts the jail by itself. It ends when nobody is left
@@ -23,6 +25,7 @@ import sys
 from ljsv.jail import mounts, outside  # noqa: F401 - the steps, besides those of hardening
 from ljsv.jail.builder import run_builder, run_child
 from ljsv.jail.order import FIRST_FD, MADE, NOT_MADE, ORDER_MAX, ORDERS_FD, read_first, read_head, read_plan, read_second
+from ljsv.jail.spare import HIGH_FD, Spare
 from ljsv.jail.step import Build
 from ljsv.linux import descriptors, process
 from ljsv.linux.signals import signal
@@ -90,14 +93,17 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, _reap)  # supervisors have pidfds; clone3 clears it in the child
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    spares: list[Spare] = []  # one at most
     while True:
         data, fds = descriptors.receive_many(ORDERS_FD, ORDER_MAX)
         if not data:
             return
         try:
-            _carry_out(data, fds)
+            _carry_out(data, fds, spares)
         finally:
-            process.close_range(FIRST_FD, process.FD_MAX)
+            process.close_range(FIRST_FD, HIGH_FD - 1)
+        if not spares and not descriptors.is_readable(ORDERS_FD):
+            _make_spare(data, spares)
 
 
 def _reap(_number: int, _frame: object) -> None:
@@ -108,10 +114,19 @@ def _reap(_number: int, _frame: object) -> None:
         return
 
 
-def _carry_out(data: bytes, fds: list[int]) -> None:
+def _carry_out(data: bytes, fds: list[int], spares: list[Spare]) -> None:
     try:
+        flags, cgroup_fd = read_head(data, fds)
+        if spares and cgroup_fd < 0 and spares[0].flags == flags:
+            spare = spares.pop()
+            try:
+                if spare.take(data, fds):
+                    descriptors.send(fds[1], b"%s%d" % (MADE, spare.pid), spare.pidfd)
+                    return
+            finally:
+                spare.close()
         try:
-            pid, pidfd = process.clone3(*read_head(data, fds))
+            pid, pidfd = process.clone3(flags, cgroup_fd)
         except OSError as error:
             descriptors.send(fds[1], b"%s%d" % (NOT_MADE, error.errno or errno.EIO))
             return
@@ -123,6 +138,16 @@ def _carry_out(data: bytes, fds: list[int]) -> None:
             os.close(pidfd)
     except (OSError, IndexError):
         return  # its supervisor is gone, or is no longer waiting: the jail ends by itself
+
+
+def _make_spare(data: bytes, spares: list[Spare]) -> None:
+    """For another jail like the one of that order."""
+    try:
+        flags, cgroup_fd = read_head(data, [])
+        if cgroup_fd < 0:
+            spares.append(Spare(flags, data))
+    except OSError:
+        return  # the kernel refuses it, or it was no order: the next jail goes without
 
 
 def _run(data: bytes) -> None:

@@ -114,6 +114,11 @@ def read_head(data: bytes, fds: list[int]) -> tuple[int, int]:
     return flags, cgroup_fd
 
 
+def first_half(data: bytes) -> bytes:
+    """As much of it as pid 1 reads."""
+    return data[: _HEAD.size + _HEAD.unpack_from(data)[2]]
+
+
 def read_first(data: bytes) -> Any:
     """What pid 1 is told: plain values."""
     return marshal.loads(memoryview(data)[_HEAD.size :])  # noqa: S302 - it comes from our own supervisor, through a socket that nobody else has

@@ -8,6 +8,7 @@ enum and selectors, which costs 5 ms at every start of `ljexec`.
 from __future__ import annotations
 
 import _socket
+from select import POLLIN, poll
 from struct import Struct, pack, unpack
 
 _FD = Struct("i")
@@ -96,6 +97,13 @@ def set_send_timeout(channel_fd: int, seconds: int) -> None:
         channel.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, pack("ll", seconds, 0))
     finally:
         channel.detach()
+
+
+def is_readable(fd: int) -> bool:
+    """Whether a read would not wait."""
+    poller = poll()
+    poller.register(fd, POLLIN)
+    return bool(poller.poll(0))
 
 
 def is_closed(channel_fd: int) -> bool:

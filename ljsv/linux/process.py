@@ -112,7 +112,7 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, flags: int) -> None:
-    """Join the namespaces of `flags` of the process whose pidfd `fd` is. setns(2)."""
+    """Join the namespaces of `flags`: of the process whose pidfd `fd` is, or that one namespace. setns(2)."""
     check(LIBC.setns(fd, flags), "setns")
 
 

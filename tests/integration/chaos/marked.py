@@ -14,6 +14,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from ljsv.jail import nursery, spare
+from ljsv.jail.order import FIRST_FD
 from tests.conftest import Tree, is_alive
 
 GUARD = "exec 9>>/mark/lock\nflock -n 9 || echo twice >>/mark/told\n"
@@ -149,19 +151,19 @@ def scanner_pid(tree: Tree) -> int:
 
 def find_nurseries(tree: Tree) -> list[int]:
     """The pids of those of a tree, an older one's where a scanner was killed."""
-    return [pid for pid in _called_nursery(tree) if _namespace(pid) == _namespace(os.getpid())]
+    return [pid for pid in _called(tree, nursery.NAME) if _namespace(pid) == _namespace(os.getpid())]
 
 
 def find_builders(tree: Tree) -> list[int]:
-    """The pids of what builds a jail, which has its name from the nursery until it becomes the service."""
-    return [pid for pid in _called_nursery(tree) if _namespace(pid) != _namespace(os.getpid())]
+    """The pids of what builds a jail, which has its name from the nursery until it becomes the service; not of a spare without an order."""
+    return [pid for pid in _called(tree, nursery.NAME, spare.NAME) if _namespace(pid) != _namespace(os.getpid()) and os.path.lexists(f"/proc/{pid}/fd/{FIRST_FD}")]
 
 
-def _called_nursery(tree: Tree) -> list[int]:
+def _called(tree: Tree, *names: str) -> list[int]:
     found = []
     for pid in tree.processes():
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text() == "ljsv nursery\n":
+            if Path(f"/proc/{pid}/comm").read_text().rstrip("\n") in names:
                 found.append(pid)
     return found
 

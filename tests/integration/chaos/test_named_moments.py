@@ -225,8 +225,7 @@ def test_builder_of_finish_is_killed(scanning: Tree) -> None:
         wait_for(lambda: not is_alive(first) and is_exit_locked(service) and is_awaiting_answer(supervisor), "its finish script's jail to be ordered")
         kill(supervisor, signal.SIGSTOP)
     try:
-        is_mapped_by_supervisor = scanning.uid == 0  # before it forks the builder
-        kill(wait_for(lambda: [pid for pid in find_builders(scanning) if inner_pid(pid) == (1 if is_mapped_by_supervisor else 2)], "the builder")[0])
+        kill(wait_for(lambda: [pid for pid in find_builders(scanning) if inner_pid(pid) == 2], "the builder")[0])
     finally:
         kill(supervisor, signal.SIGCONT)
     wait_for(lambda: count(service, "began") == 2, "it to run again")
