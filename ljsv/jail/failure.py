@@ -68,8 +68,8 @@ def _explain_exec(spec: JailSpec, number: int, cause: str, name: str) -> tuple[s
     if number == errno.EISDIR:
         return shown, cause, "name a program in it", EXIT_NOT_EXECUTABLE
     if number == errno.EACCES:
-        mend = f"chmod a+rx {quote(on_host)}" if on_host else "ls -l it in the jail"
-        return shown, cause, f"it has to be a program that the jail's ids may read and execute: {mend}", EXIT_NOT_EXECUTABLE
+        why = "it has to be a program that the jail's ids may read and execute"
+        return shown, cause, f"chmod a+rx {quote(on_host)}  # {why}" if on_host else f"{why}: ls -l it in the jail", EXIT_NOT_EXECUTABLE
     if number == errno.ENOEXEC:
         return shown, cause, f"its first line must name an interpreter: #!/bin/sh in {quote(on_host or shown)}", EXIT_NOT_EXECUTABLE
     return shown, cause, where, EXIT_NOT_EXECUTABLE

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 
+from ljsv.errors import quote
 from ljsv.frozen import Frozen
 from ljsv.linux.mount import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 from ljsv.service.circle import find_circle
@@ -410,7 +411,7 @@ def check_needs(needs: Mapping[str, Collection[str]], known: Collection[str], na
     for need in needs.get(name, ()):
         if need not in known:
             close = get_close_matches(need, known, 1)
-            yield Finding(FAULT, f"{shown}: needs {need}, and there is no such service", f"did you mean {close[0]}?" if close else f"take it out of needs in {shown}")
+            yield Finding(FAULT, f"{shown}: needs {need}, and there is no such service", f"did you mean {close[0]}?" if close else f"grep -n needs {quote(shown)}  # take it out there")
         around = find_circle(need, lambda one: needs.get(one, ()))
         if name not in around and around:
             yield Finding(WARNING, f"{shown}: needs {need}, which waits for itself: {' -> '.join(around)}", f"ljsv lint {need}")

@@ -212,8 +212,8 @@ def _check_script(directory: str, dir_fd: int, name: str, *, required: bool) -> 
     if entry is None:
         if not required:
             return False
-        what = "exec the program in the foreground" if name == "run" else "exit 0 when the service is ready"
-        hint = f"write {path}: #!/bin/sh, then {what}; chmod +x {path}"
+        line, what = ("exec PROGRAM", "it has to stay in the foreground") if name == "run" else ("exit 0", "when the service is ready")
+        hint = f"printf '#!/bin/sh\\n{line}\\n' > {quote(path)}; chmod +x {quote(path)}  # {what}"
         raise Fault(f"there is no {name} script", path, "No such file or directory", hint=hint)
     if not stat.S_ISREG(entry.st_mode):
         raise Fault(f"{name} is not a file", path, "it has to be an executable file", hint=f"ls -l {quote(path)}")

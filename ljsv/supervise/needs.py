@@ -52,7 +52,7 @@ class Needs:
         """Fault when they go in one."""
         circle = find_circle(name, lambda one: needs if one == name else read_needs(f"{self._places.svdir}/{one}"))
         if circle:
-            hint = f"take one out: {self._places.svdir}/{circle[-2]}/policy"
+            hint = f"grep -n needs {quote(f'{self._places.svdir}/{circle[-2]}/policy')}  # take one out, there or in another of them"
             raise Circle("needs go in a circle", " -> ".join(circle), "none of them could ever start", hint=hint)
 
     def refuse_edit(self, name: str, needs: tuple[str, ...]) -> None:
