@@ -37,12 +37,15 @@ def _open(channel_fd: int) -> _socket.socket:
     return _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel_fd)
 
 
-def send(channel_fd: int, data: bytes, fd: int = -1) -> None:
-    """One message, with a copy of `fd` where it is given. BrokenPipeError when nobody holds the other end."""
+def send(channel_fd: int, data: bytes, fd: int = -1, *, wait: bool = True) -> None:
+    """One message, with a copy of `fd` where it is given. BrokenPipeError when nobody holds the other end.
+
+    BlockingIOError when there is no room for it and `wait` is false.
+    """
     channel = _open(channel_fd)
     try:
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _FD.pack(fd))] if fd >= 0 else []
-        channel.sendmsg([data], rights, _socket.MSG_NOSIGNAL)
+        channel.sendmsg([data], rights, _socket.MSG_NOSIGNAL | (0 if wait else _socket.MSG_DONTWAIT))
     finally:
         channel.detach()
 

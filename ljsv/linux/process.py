@@ -168,16 +168,63 @@ def _read_stat(pid: int) -> list[bytes]:
     return text.rpartition(b")")[2].split()
 
 
-def find_lock_holder(fd: int) -> int:
+def find_lock_taker(fd: int) -> int:
     """The pid that has taken a flock(2) for writing on the file of that descriptor; 0 for none (proc_locks(5))."""
-    entry = os.fstat(fd)
-    device = f"{os.major(entry.st_dev):02x}:{os.minor(entry.st_dev):02x}:{entry.st_ino}"
+    device = _lock_device(fd)
     with open("/proc/locks") as file:
         for line in file:
             words = line.split()
             if words[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and words[5] == device:
                 return int(words[4])
     return 0
+
+
+def _lock_device(fd: int) -> str:
+    entry = os.fstat(fd)
+    return f"{os.major(entry.st_dev):02x}:{os.minor(entry.st_dev):02x}:{entry.st_ino}"
+
+
+def find_lock_holders(fd: int, prefix: str) -> list[int]:
+    """The pids of our own processes with such names that hold it: a child may have inherited it from who took it (`lock:` in proc_pid_fdinfo(5))."""
+    device = _lock_device(fd)
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if read_name(pid).startswith(prefix) and _has_lock(pid, device)]
+
+
+def _has_lock(pid: int, device: str) -> bool:
+    folder = f"/proc/{pid}/fdinfo"
+    try:
+        for name in os.listdir(folder):
+            with open(f"{folder}/{name}") as file:
+                locks = [line.split()[2:] for line in file if line.startswith("lock:")]
+            if any(words[:3] == ["FLOCK", "ADVISORY", "WRITE"] and words[4] == device for words in locks):
+                return True
+    except OSError:  # it ends, or is not ours to look at
+        pass
+    return False
+
+
+def read_name(pid: int) -> str:
+    """What `prctl_name` gave it; "" when there is no such process. proc_pid_comm(5)."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def is_signal_pending(pidfd: int, number: int) -> bool:
+    """Whether that process has still to take that signal: `ShdPnd` of proc_pid_status(5)."""
+    pid = _read_field(f"/proc/self/fdinfo/{pidfd}", "Pid:")
+    pending = _read_field(f"/proc/{pid}/status", "ShdPnd:")
+    return bool(pending) and bool(int(pending, 16) >> number - 1 & 1)
+
+
+def _read_field(path: str, name: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return next((line.split()[1] for line in file if line.startswith(name)), "")
+    except OSError:
+        return ""
 
 
 def read_inner_pid(pid: int) -> str:

@@ -39,6 +39,7 @@ SHORT_SLEEP = 6.0  # in times of what it had waited for
 SLEEP_AFTER_MAX_S = 3600.0
 RETRY_S, END_MAX_S = 1.0, 10.0
 SIZE_MAX = 65536
+LOCK_TRIES, LOCK_PAUSE_S = 20, 0.002
 _FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -81,6 +82,18 @@ class Held:
         for fd in {*self.kept_fds, *[fd for fd, _ in self.wakers if fd >= 0]}:
             os.close(fd)
 
+    def take_lock(self) -> bool:
+        """`supervise/lock`; False where another supervisor has it, and is not only asked for a moment whether it is held. OSError."""
+        self.lock_fd = os.open(f"{self.folder}/lock", os.O_WRONLY | os.O_CLOEXEC)
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(LOCK_PAUSE_S)
+            else:
+                return True
+        return False
+
     def let_go(self) -> None:
         """Of the lock: whoever follows takes it."""
         if self.lock_fd >= 0:
@@ -96,10 +109,8 @@ def is_restful(detail: dict[str, str]) -> bool:
 
 
 def hold(held: Held) -> bool:
-    """Hold that supervise directory, and say so in its `detail`; False where there is something to be done already. OSError."""
+    """Hold the rest of that supervise directory, and say so in its `detail`; False where there is something to be done already. OSError."""
     folder, wakers = held.folder, held.wakers
-    held.lock_fd = os.open(f"{folder}/lock", os.O_WRONLY | os.O_CLOEXEC)
-    fcntl.flock(held.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     entry = os.stat(folder)
     held.directory_id = entry.st_dev, entry.st_ino
     held.control_fd, held.ok_fd = os.open(f"{folder}/control", _FIFO), os.open(f"{folder}/ok", _FIFO)

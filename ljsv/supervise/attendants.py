@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from ljsv.again import module_argv
 from ljsv.jail import nursery
-from ljsv.linux import process
+from ljsv.linux import descriptors, process
 from ljsv.linux.signals import signal
 from ljsv.supervise import dormitory
 from ljsv.supervise.loop import now
@@ -125,9 +125,10 @@ class Dormitory(Attendant):
 
     name = "dormitory"
 
-    def __init__(self, loop: Loop, events: Events, inherited: Inherited) -> None:
+    def __init__(self, loop: Loop, events: Events, inherited: Inherited, on_word: Callable[[str], None]) -> None:
         super().__init__(loop, events)
         self._inherited = inherited
+        self._on_word = on_word
         self._beds_fd = -1
         self.pid = 0
 
@@ -142,7 +143,19 @@ class Dormitory(Attendant):
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, dormitory.SIGNALS)
             os.close(own_fd)
+        self._loop.watch(self._beds_fd, self._hear)
         return pidfd
+
+    def _hear(self) -> None:
+        """What it says: a line each, as in the scanner's control FIFO."""
+        try:
+            data, _ = descriptors.receive(self._beds_fd, wait=False)
+        except OSError:
+            data = b""
+        if data:
+            self._on_word(data.decode())
+        else:
+            self._loop.forget(self._beds_fd)  # it ends: its pidfd tells
 
     def _start_later(self) -> None:
         """When it is wanted."""
@@ -151,9 +164,13 @@ class Dormitory(Attendant):
         """Have it hold what that supervisor (`pidfd`) holds, and tell that one to end; (its pid, a pidfd of it), or None where it cannot."""
         if self._pidfd < 0:
             self.start()
-        if self._pidfd < 0 or not dormitory.send_sleeper(self._beds_fd, key, name, folder, dir_fd, pidfd):
+        if self._pidfd < 0:
             return None
-        return self.pid, os.dup(self._pidfd)
+        own_pidfd = os.dup(self._pidfd)
+        if not dormitory.send_sleeper(self._beds_fd, key, name, folder, dir_fd, pidfd):
+            os.close(own_pidfd)
+            return None
+        return self.pid, own_pidfd
 
     def leave(self, key: str) -> None:
         """That supervisor has something to do after all."""
@@ -162,6 +179,9 @@ class Dormitory(Attendant):
 
     def _close(self) -> None:
         super()._close()
+        while self._beds_fd >= 0 and descriptors.is_readable(self._beds_fd) and self._loop.is_watched(self._beds_fd):
+            self._hear()  # its last words
+        self._loop.forget(self._beds_fd)
         os.close(self._beds_fd)
         self._beds_fd = -1
 

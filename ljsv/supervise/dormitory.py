@@ -8,7 +8,7 @@ a supervisor, which carries on (see `asleep`), and lets go.
 The scanner tells it who may sleep. It tells that supervisor to end, and
 follows it, so no moment is without one of both. The supervisors that it forks
 are its parent's children, as the others are; `awake KEY PID START_TIME` tells the
-scanner who they are. Without a scanner it does the same, and ends with the
+scanner who they are, `busy NAME` whom it does not take. Without a scanner it does the same, and ends with the
 last service that it holds. A signal to it is one to each of them.
 """
 
@@ -17,13 +17,16 @@ from __future__ import annotations
 import fcntl
 import marshal
 import os
+import resource
+import traceback
 from contextlib import suppress
 
 from ljsv import status
 from ljsv.linux import descriptors, process
 from ljsv.linux.signals import signal
-from ljsv.supervise.asleep import AWAKE, GO_TO_SLEEP, Held, hold, lengthen
+from ljsv.supervise.asleep import AWAKE, BUSY, GO_TO_SLEEP, Held, hold, lengthen
 from ljsv.supervise.directory import tell_scanner
+from ljsv.supervise.events import Events
 from ljsv.supervise.loop import Loop, now
 from ljsv.supervise.needs import hold as hold_needs
 from ljsv.supervise.process import Inherited, supervise
@@ -31,9 +34,11 @@ from ljsv.supervise.process import Inherited, supervise
 NAME = "ljsv dormitory"
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # that a supervisor takes
 MESSAGE_MAX = 8192
+EXPECTED_FDS = 2
 SEND_MAX_S = 1
 RETRY_S = 1.0
 HAND_OVER_MAX_S = 10.0
+FDS_LEFT, FDS_EACH = 64, 16  # descriptors for itself, and room for those of a service that has no more needs than usual
 
 
 def make_beds() -> tuple[int, int]:
@@ -75,13 +80,15 @@ def become_dormitory(inherited: Inherited, beds_fd: int) -> None:
 
 
 class _Sleeper:
-    """`pidfd`: the supervisor that it follows, until that has ended (-1)."""
+    """`pidfd`: the supervisor that it follows, until that has ended (-1). `is_quiet`: all is held. `due`: signals for the next supervisor."""
 
     def __init__(self, key: str, name: str, pidfd: int, held: Held) -> None:
         self.key = key
         self.name = name
         self.pidfd = pidfd
         self.held = held
+        self.is_quiet = False
+        self.due: set[int] = set()
 
 
 class _Dormitory:
@@ -90,7 +97,10 @@ class _Dormitory:
         self._beds_fd = beds_fd
         self._loop = Loop()
         self._sleepers: dict[str, _Sleeper] = {}
-        self._untold: list[str] = []  # lines for the scanner, whose FIFO was full
+        self._untold: list[str] = []  # lines that the scanner could not take yet
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._beds = (soft - FDS_LEFT) // FDS_EACH if soft >= 0 else 1 << 30
+        self._events = Events(inherited.events_fd, "")
 
     def keep(self) -> None:
         """Until there is nobody left. Never returns."""
@@ -98,6 +108,7 @@ class _Dormitory:
         for number in SIGNALS:
             self._loop.on_signal(number, lambda number=number: self._wake_all(number))  # type: ignore[misc]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self._loop.on_error = lambda error: self._events.send("error in the dormitory", "error", cause=repr(error), trace=traceback.format_exc(limit=-3))
         self._loop.run(self._end_if_alone)
         os._exit(0)
 
@@ -108,6 +119,8 @@ class _Dormitory:
     # ---- who comes
 
     def _read(self) -> None:
+        if not descriptors.is_readable(self._beds_fd):
+            return  # somebody's turn came first, and has read it
         try:
             data, fds = descriptors.receive_many(self._beds_fd, MESSAGE_MAX)
         except ConnectionResetError:
@@ -116,10 +129,17 @@ class _Dormitory:
             self._lose_scanner()
             return
         key, *rest = marshal.loads(data)  # noqa: S302 - it comes from our own scanner, through a socket that nobody else has
-        if rest:
-            self._take(key, *rest, *fds)
-        elif key in self._sleepers and self._sleepers[key].pidfd >= 0:
+        if key in self._sleepers and (rest or self._sleepers[key].pidfd >= 0):
             self._drop(self._sleepers[key])
+        if not rest:
+            return
+        name, folder = rest
+        if len(fds) == EXPECTED_FDS and len(self._sleepers) < self._beds:
+            self._take(key, name, folder, *fds)
+            return
+        for fd in fds:
+            os.close(fd)
+        self._tell(f"{BUSY} {name}")
 
     def _lose_scanner(self) -> None:
         """Who was told to end, and does not, has something to do: nobody would say so."""
@@ -127,22 +147,36 @@ class _Dormitory:
         os.close(self._beds_fd)
         self._beds_fd = -1
         for sleeper in self._sleepers.values():
-            if sleeper.pidfd >= 0:
-                self._loop.set_timer(f"turn {sleeper.key}", now() + HAND_OVER_MAX_S, lambda sleeper=sleeper: self._drop(sleeper))  # type: ignore[misc]
+            self._give_up_later(sleeper)
+
+    def _give_up_later(self, sleeper: _Sleeper) -> None:
+        if sleeper.pidfd >= 0:
+            self._loop.set_timer(f"turn {sleeper.key}", now() + HAND_OVER_MAX_S, lambda: self._give_up(sleeper))
+
+    def _give_up(self, sleeper: _Sleeper) -> None:
+        """Unless it has not even heard yet that it may end: then it still will."""
+        if process.is_signal_pending(sleeper.pidfd, GO_TO_SLEEP):
+            self._give_up_later(sleeper)
+        else:
+            self._drop(sleeper)
 
     def _take(self, key: str, name: str, folder: str, dir_fd: int, pidfd: int) -> None:
-        if key in self._sleepers:
-            self._drop(self._sleepers[key])
         held = Held(folder, dir_fd, hold_needs(self._inherited.places, name, folder))
         sleeper = self._sleepers[key] = _Sleeper(key, name, pidfd, held)
         self._loop.watch(pidfd, lambda: self._turn(sleeper))
-        with suppress(OSError):  # its directory has just been deleted: then it stays awake
+        try:
             held.open_early()
             signal.pidfd_send_signal(pidfd, GO_TO_SLEEP)
+        except ProcessLookupError:
+            pass  # it has ended just now: its turn comes
+        except OSError:  # its directory has just been deleted
+            self._drop(sleeper)
+            self._tell(f"{BUSY} {name}")
 
     def _drop(self, sleeper: _Sleeper) -> None:
         """Somebody else sees to that service."""
-        self._loop.set_timer(f"turn {sleeper.key}", None, lambda: None)
+        for what in ("turn", "wake"):
+            self._loop.set_timer(f"{what} {sleeper.key}", None, lambda: None)
         if sleeper.pidfd >= 0:
             self._loop.forget(sleeper.pidfd)
             os.close(sleeper.pidfd)
@@ -152,23 +186,29 @@ class _Dormitory:
         del self._sleepers[sleeper.key]
 
     def _turn(self, sleeper: _Sleeper) -> None:
-        """The supervisor before it has ended."""
+        """The supervisor before it has ended, and nobody else is to follow."""
+        while self._beds_fd >= 0 and descriptors.is_readable(self._beds_fd):
+            self._read()
+        if self._sleepers.get(sleeper.key) is not sleeper:
+            return
         held = sleeper.held
         self._loop.set_timer(f"turn {sleeper.key}", None, lambda: None)
         self._loop.forget(sleeper.pidfd)
         os.close(sleeper.pidfd)
         sleeper.pidfd = -1
-        is_quiet = False
+        if _was_told(held):
+            self._drop(sleeper)
+            return
         with suppress(OSError):
-            if status.read_detail(held.folder).get("supervisor") == "-":  # told to exit just then
-                self._drop(sleeper)
-                return
             with suppress(BlockingIOError):  # then supervise/lock decides
                 fcntl.flock(held.dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_quiet = hold(held)
-        if not is_quiet:
+            if not held.take_lock():
+                self._drop(sleeper)  # somebody was faster
+                return
+            sleeper.is_quiet = hold(held)
+        if not sleeper.is_quiet:
             held.let_go()
-            self._wake(sleeper, is_quiet=False)
+            self._wake(sleeper)
             return
         for fd, events in held.wakers:
             self._loop.watch(fd, lambda: self._wake(sleeper), events)
@@ -177,34 +217,33 @@ class _Dormitory:
 
     def _wake_all(self, number: int) -> None:
         for sleeper in list(self._sleepers.values()):
+            sleeper.due.add(number)
             if sleeper.pidfd < 0:
-                self._wake(sleeper, number)
+                self._wake(sleeper)
 
-    def _wake(self, sleeper: _Sleeper, number: int = 0, *, is_quiet: bool = True) -> None:
-        """A supervisor for that service, with what is held; or without, where it could not be held. `number`: a signal that it is to find."""
+    def _wake(self, sleeper: _Sleeper) -> None:
+        """A supervisor for that service, with what is held; or without, where it could not be held."""
         for fd, _ in sleeper.held.wakers:
             self._loop.forget(fd)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             pid, _ = process.clone3(process.CLONE_PARENT)
             if pid == 0:
-                self._become_supervisor(sleeper, number, is_quiet=is_quiet)
+                self._become_supervisor(sleeper)
         except OSError:
-            self._loop.set_timer(f"wake {sleeper.key}", now() + RETRY_S, lambda: self._wake(sleeper, number, is_quiet=is_quiet))
+            self._loop.set_timer(f"wake {sleeper.key}", now() + RETRY_S, lambda: self._wake(sleeper))
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        line = f"{AWAKE} {sleeper.key} {pid} {process.read_start_time(pid)}\n"
         self._drop(sleeper)
-        self._untold.append(line)
-        self._tell()
+        self._tell(f"{AWAKE} {sleeper.key} {pid} {process.read_start_time(pid)}")
 
-    def _become_supervisor(self, sleeper: _Sleeper, number: int, *, is_quiet: bool) -> None:
+    def _become_supervisor(self, sleeper: _Sleeper) -> None:
         """In the child. Never returns."""
-        inherited, held = self._inherited, sleeper.held
+        inherited, held, is_quiet = self._inherited, sleeper.held, sleeper.is_quiet
         try:
             os.setsid()
-            if number:
+            for number in sleeper.due:
                 os.kill(os.getpid(), number)
             kept = held.kept_fds if is_quiet else [held.dir_fd, *held.bridge_fds]
             process.close_all_except(0, 1, 2, inherited.events_fd, inherited.orders_fd, *kept)
@@ -213,10 +252,35 @@ class _Dormitory:
         finally:
             os._exit(111)
 
-    def _tell(self) -> None:
-        """The scanner, which may be slow to read, or gone."""
-        folder = self._inherited.places.scanner
-        while self._untold and tell_scanner(folder, self._untold[0]):
+    def _tell(self, line: str = "") -> None:
+        """The scanner, which may be slow to read; another one, where ours is gone."""
+        self._untold += [line] if line else []
+        while self._untold and self._say(self._untold[0]):
             self._untold.pop(0)
         if self._untold:
             self._loop.set_timer("tell", now() + RETRY_S, self._tell)
+
+    def _say(self, line: str) -> bool:
+        """Whether it was taken, or nobody is there who would."""
+        if self._beds_fd < 0:
+            return tell_scanner(self._inherited.places.scanner, f"{line}\n")
+        try:
+            descriptors.send(self._beds_fd, line.encode(), wait=False)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return tell_scanner(self._inherited.places.scanner, f"{line}\n")
+        return True
+
+
+def _was_told(held: Held) -> bool:
+    """Whether the supervisor before was told to exit: by its last word, or since all that was its own is gone with its service directory."""
+    try:
+        return status.read_detail(held.folder).get("supervisor") == "-"
+    except OSError:
+        pass
+    try:
+        os.readlink("supervise", dir_fd=held.dir_fd)
+    except OSError:
+        return True
+    return False

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from ljsv.supervise import good
 from ljsv.supervise.announce import machine_detail
-from ljsv.supervise.asleep import BUSY, IDLE, is_restful
+from ljsv.supervise.asleep import BUSY, IDLE, SLEEP_AFTER_MAX_S, is_restful
 from ljsv.supervise.detail import describe
 from ljsv.supervise.loop import now
 
@@ -22,16 +22,18 @@ class Idleness:
     def __init__(self, of: Supervisor) -> None:
         self._of = of
         self._was_asked = False
+        self._asked = 0  # times, since something has happened
         self.sleep_after = 0.0
 
     def put_off(self) -> None:
         """Something has happened: it stays awake for a while."""
         if self.sleep_after and not self._was_asked:
+            self._asked = 0
             self._of.set_timer("sleep", now() + self.sleep_after, self._ask)
         self._was_asked = False
 
     def _ask(self) -> None:
-        """Nothing has happened for a while: may it sleep? Once, until something happens."""
+        """Nothing has happened for a while: may it sleep? Less and less often, until something happens."""
         of = self._of
         self._was_asked = True
         service = of.source.service
@@ -39,9 +41,12 @@ class Idleness:
             with suppress(OSError):
                 good.keep(of.directory.path, service)  # for an edit that wakes it, and is bad
                 of.tell_scanner(f"{IDLE} {of.name}")
+            self._asked += 1
+            of.set_timer("sleep", now() + min(self.sleep_after * 2.0**self._asked, SLEEP_AFTER_MAX_S), self._ask)
 
     def go_to_sleep(self) -> None:
         """The dormitory is ready to hold what it holds."""
+        self._of.set_timer("sleep", None, self._ask)
         if self._is_idle():
             self._of.hand_over()
         self._of.tell_scanner(f"{BUSY} {self._of.name}")

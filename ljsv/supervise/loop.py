@@ -46,6 +46,9 @@ class Loop:
         if self._callbacks.pop(fd, None):
             self._epoll.unregister(fd)
 
+    def is_watched(self, fd: int) -> bool:
+        return fd in self._callbacks
+
     def is_idle(self, known: set[int]) -> bool:
         """Whether nothing is waited for but signals, and what comes from `known`."""
         return not self._timers and self._callbacks.keys() <= known | {self._wake_r}

@@ -122,7 +122,7 @@ class Scanner:
         gc.freeze()
         self.events.send("scanner started", pid=os.getpid(), svdir=self.places.svdir, version=__version__)
         inherited = Inherited(self.places, self.events_fd, self.nursery.orders_fd, self.nofile, self.groups, self.settings)
-        self.supervisors = Supervisors(self.loop, self.events, inherited, self._supervisor_ended)
+        self.supervisors = Supervisors(self.loop, self.events, inherited, self._supervisor_ended, self._obey)
         self.supervisors.is_replacing = self.is_taken_over or self.groups.is_regained
         self.supervisors.exited_before = self._read_exited()
         self._reconcile(self._list(), arrived=frozenset())
@@ -552,32 +552,41 @@ class Scanner:
             return
         lines = sorted(text.splitlines(), key="upgrade".__eq__)  # after it, nobody would know the others
         for line in lines:
-            verb, _, name = line.partition(" ")
-            if verb == "exit":
-                self._stop_everything(EXIT_OK)
-            elif verb == "upgrade":
-                self._upgrade()
-            elif verb == "essential" and not self.supervisors.is_stopping:
-                self.events.send("stopping everything: an essential service has failed", "error", name=name)
-                self._stop_everything(EXIT_NOT_REACHED)
-            elif verb == "rescan":
-                self._reconcile(sorted({*self._list(), *self.by_name}), arrived=frozenset())
-            elif verb == IDLE and name in self.by_name:
-                self.supervisors.let_sleep(self.by_name[name])
-            elif verb == BUSY and name in self.by_name:
-                self.supervisors.stay_awake(self.by_name[name])
-            elif verb == AWAKE:
-                self._woke(name)
-            elif verb == "supervise" and is_service_name(name):
-                self._wanted(name)
+            self._obey(line)
+
+    def _obey(self, line: str) -> None:
+        verb, _, name = line.partition(" ")
+        if verb == "exit":
+            self._stop_everything(EXIT_OK)
+        elif verb == "upgrade":
+            self._upgrade()
+        elif verb == "essential" and not self.supervisors.is_stopping:
+            self.events.send("stopping everything: an essential service has failed", "error", name=name)
+            self._stop_everything(EXIT_NOT_REACHED)
+        elif verb == "rescan":
+            self._reconcile(sorted({*self._list(), *self.by_name}), arrived=frozenset())
+        elif verb == IDLE and name in self.by_name:
+            self.supervisors.let_sleep(self.by_name[name])
+        elif verb == BUSY and name in self.by_name:
+            self.supervisors.stay_awake(self.by_name[name])
+        elif verb == AWAKE:
+            self._woke(name)
+        elif verb == "supervise" and is_service_name(name):
+            self._wanted(name)
 
     def _woke(self, words: str) -> None:
         """`KEY PID START_TIME`: the dormitory has forked a supervisor for the service with that identity."""
-        key, _, process_words = words.partition(" ")
+        key, pid, start_time = (*words.split(" "), "", "")[:3]
+        if not (pid.isdecimal() and start_time.isdecimal()):
+            return
         for entry in self.entries.values():
             if format_identity(entry.identity) == key:
-                self.supervisors.woke(entry, *map(int, process_words.split()))
+                self.supervisors.woke(entry, int(pid), int(start_time))
                 return
+        pidfd = process.open_process(int(pid), int(start_time))  # of a directory that has gone meanwhile
+        if pidfd >= 0:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            os.close(pidfd)
 
     def _wanted(self, name: str) -> None:
         """A client wants this service supervised now."""
@@ -593,6 +602,8 @@ class Scanner:
         elif entry.pidfd < 0 and not entry.is_leaving:
             entry.failures = 0
             self.supervisors.respawn(entry)
+        elif entry.is_asleep:
+            self.supervisors.wake(entry)
         tell_subscribers(f"{self.places.scanner}/event", b"s")
 
     def _folder_names(self) -> set[str]:

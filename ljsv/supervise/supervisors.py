@@ -71,18 +71,18 @@ class Entry:
 
 
 class Supervisors:
-    """`on_end` is told of one that has ended, and whether it was told to.
+    """`on_end` is told of one that has ended, and whether it was told to; `on_word` of what the dormitory says.
 
     `is_replacing`: whoever lives already is replaced by one of this code and
     with these groups. `is_stopping`: none is started again by itself.
     """
 
-    def __init__(self, loop: Loop, events: Events, inherited: Inherited, on_end: Callable[[Entry, bool], None]) -> None:
+    def __init__(self, loop: Loop, events: Events, inherited: Inherited, on_end: Callable[[Entry, bool], None], on_word: Callable[[str], None]) -> None:
         self._places = inherited.places
         self._loop = loop
         self._events = events
         self._inherited = inherited
-        self.dormitory = Dormitory(loop, events, inherited)
+        self.dormitory = Dormitory(loop, events, inherited, on_word)
         self._on_end = on_end
         self._jails = find_jails()  # that were there when it began
         self.exits: dict[int, int] = {}  # of children that were reaped before their pidfd was looked at
@@ -155,16 +155,11 @@ class Supervisors:
         entry.is_exited = False
         entry.spawned_at = now()
         self._loop.watch(entry.pidfd, lambda: self._ended(entry))
-        entry.is_asleep = living is not None and self._is_asleep(entry)
+        entry.is_asleep = living is not None and _is_dormitory(entry.pid)
         if living is not None and self.is_replacing:
             self._replace(entry)
         elif living is not None:
             self.tell(entry, signal.SIGHUP)
-
-    def _is_asleep(self, entry: Entry) -> bool:
-        with suppress(OSError):
-            return status.read_detail(self.folder_of(entry)).get("asleep") == "yes"
-        return False
 
     def _is_exited(self, entry: Entry) -> bool:
         """Whether the last supervisor of this very directory has ended as it was told."""
@@ -215,12 +210,18 @@ class Supervisors:
         for number in due:
             self.tell(entry, number)
 
-    def _wake(self, entry: Entry) -> None:
+    def wake(self, entry: Entry) -> None:
         """Something is due: have the dormitory fork a supervisor, and look again whether it has."""
         if not entry.is_asleep or entry.pidfd < 0:
             return
         living = self.find(entry)
-        if living and living[0] and living[0] != entry.pid:
+        if living is None:  # nobody has the lock: it is lost
+            self._loop.forget(entry.pidfd)
+            os.close(entry.pidfd)
+            entry.pid, entry.pidfd, entry.is_child = 0, -1, False
+            self._is_awake(entry)
+            return
+        if living[0] and living[0] != entry.pid and not _is_dormitory(living[0]):
             self.woke(entry, *living)
             return
         try:
@@ -231,7 +232,7 @@ class Supervisors:
         except OSError:  # it was deleted: all of them have to look
             with suppress(OSError):
                 signal.pidfd_send_signal(entry.pidfd, signal.SIGHUP)
-        self._loop.set_timer(f"wake {entry.identity}", now() + WAKE_MAX_S, lambda: self._wake(entry))
+        self._loop.set_timer(f"wake {entry.identity}", now() + WAKE_MAX_S, lambda: self.wake(entry))
 
     # ---- replacing, forking
 
@@ -343,7 +344,7 @@ class Supervisors:
         entry.is_asleep = True
         self._loop.watch(entry.pidfd, lambda: self._ended(entry))
         if entry.due:
-            self._wake(entry)
+            self.wake(entry)
 
     def end_next(self, entry: Entry) -> None:
         """Nobody is to follow any more."""
@@ -397,7 +398,7 @@ class Supervisors:
         """A signal to its supervisor, also where that sleeps; a directory without one is looked at again."""
         if entry.is_asleep or entry.next:
             entry.due.add(number)
-            self._wake(entry)
+            self.wake(entry)
         if entry.pidfd >= 0:
             if not entry.is_asleep:
                 with suppress(OSError):
@@ -416,12 +417,14 @@ class Supervisors:
 
 
 def _holder_of(dir_fd: int) -> tuple[int, int]:
-    """(pid, start time) of the supervisor that holds the lock, where its supervise directory has vanished; zeros for none."""
-    pid = process.find_lock_holder(dir_fd)
-    with suppress(OSError):
-        in_our_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino
-        with open(f"/proc/{pid}/comm", errors="replace") as file:
-            name = file.read().rstrip("\n")
-            if pid and in_our_namespace and name.startswith("ljsv ") and name != dormitory.NAME:
+    """(pid, start time) of the supervisor that holds the lock, where its supervise directory has vanished, or of the dormitory; zeros for none."""
+    found = sorted(process.find_lock_holders(dir_fd, "ljsv "), key=_is_dormitory)
+    for pid in found:
+        with suppress(OSError):
+            if os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino:
                 return pid, process.read_start_time(pid)
     return 0, 0
+
+
+def _is_dormitory(pid: int) -> bool:
+    return process.read_name(pid) == dormitory.NAME

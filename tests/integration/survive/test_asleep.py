@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -440,3 +441,147 @@ def test_killed_while_it_falls_asleep(tree: Tree, victim: str, pytestconfig: pyt
     tree.ljsv("restart", "a")
     assert tree.pid("a") != pid
     assert tree.detail("a")["restarts"] == "0"
+
+
+def supervisors(tree: Tree, *names: str) -> set[int]:
+    return {tree.supervisor_pid(name) for name in names}
+
+
+def called(tree: Tree) -> list[str]:
+    """What the processes of the tree are called."""
+    found = []
+    for pid in tree.processes():
+        with suppress(OSError):
+            found.append(Path(f"/proc/{pid}/comm").read_text().rstrip("\n"))
+    return found
+
+
+def test_few_descriptors(tree: Tree) -> None:
+    """The dormitory takes as many as it has descriptors for; the others stay awake, and nobody is lost."""
+    if tree.uid == 0:
+        pytest.skip("root's scanner raises its limit of descriptors")
+    tree.env["LJSV_SLEEP_AFTER"] = "200ms"
+    names = [f"s{number}" for number in range(16)]
+    for name in names:
+        tree.add(name)
+    done = tree.run("sh", "-c", "ulimit -n 192 && exec ljsv scan --daemon")
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        tree.wait_state(name, "ready")
+    wait_for(lambda: sum(is_asleep(tree, name) for name in names) == 8, "as many to sleep as there is room for")
+    (dormitory,) = {tree.supervisor_pid(name) for name in names if is_asleep(tree, name)}
+    time.sleep(2)
+    assert all(status.is_supervised(str(tree.supervise(name))) for name in names)
+    assert is_alive(dormitory) and sum(is_asleep(tree, name) for name in names) == 8
+    assert "dormitory gone" not in tree.events()
+    tree.ljsv("exit", "--all")
+
+
+def test_woken_while_the_scanner_has_no_fifo(sleepy: Tree) -> None:
+    """The scanner hears of the supervisor all the same, and follows it when it is killed."""
+    sleepy.add("a")
+    sleepy.wait_state("a", "ready")
+    wait_asleep(sleepy, "a")
+    dormitory = sleepy.supervisor_pid("a")
+    (Path(os.path.realpath(sleepy.supervise("a"))).parent / ".scanner/control").unlink()
+    write_control(sleepy, "a", "\n")
+    supervisor = wait_for(lambda: sleepy.supervisor_pid("a") not in {0, dormitory} and sleepy.supervisor_pid("a"), "it to wake")
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: sleepy.supervisor_pid("a") not in {0, supervisor} and status.is_supervised(str(sleepy.supervise("a"))), "another supervisor")
+
+
+@pytest.mark.parametrize("is_woken", [False, True])
+def test_runtime_directory_and_scanner_are_gone(sleepy: Tree, *, is_woken: bool) -> None:
+    """The next scanner finds who sleeps, and who has slept, by the lock alone."""
+    sleepy.add("a")
+    pid = int(sleepy.wait_state("a", "ready")["pid"])
+    wait_asleep(sleepy, "a")
+    if is_woken:
+        write_control(sleepy, "a", "\n")
+        wait_for(lambda: not is_asleep(sleepy, "a"), "it to wake")
+    runtime = Path(os.path.realpath(sleepy.supervise("a"))).parent
+    os.kill(scanner_pid(sleepy), signal.SIGKILL)
+    shutil.rmtree(runtime)
+    sleepy.ljsv("scan", "--daemon")
+    wait_for(lambda: sleepy.pid("a") == pid and status.is_supervised(str(sleepy.supervise("a"))), "its directory")
+    sleepy.ljsv("restart", "a")
+    assert not is_alive(pid)
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_gone_before_the_dormitory_has_taken_it(sleepy: Tree, *, is_deleted: bool) -> None:
+    """It is stopped, and not started again by somebody who was late."""
+    for name in ("a", "b"):
+        sleepy.add(name)
+        sleepy.wait_state(name, "ready")
+    wait_asleep(sleepy, "a", "b")
+    dormitory = sleepy.supervisor_pid("a")
+    for name in ("a", "b"):
+        write_control(sleepy, name, "\n")
+    wait_for(lambda: dormitory not in supervisors(sleepy, "a", "b"), "them to wake")
+    os.kill(dormitory, signal.SIGSTOP)
+    time.sleep(1)  # both have asked
+    elsewhere = sleepy.root / "elsewhere"
+    if is_deleted:
+        shutil.rmtree(sleepy.sv / "a")
+    else:
+        (sleepy.sv / "a").rename(elsewhere)
+    wait_for(lambda: "ljsv a" not in called(sleepy), "its end")
+    os.kill(dormitory, signal.SIGCONT)
+    wait_asleep(sleepy, "b")
+    time.sleep(0.5)
+    assert "ljsv a" not in called(sleepy)
+    assert called(sleepy).count("sleep") == 1
+    assert not elsewhere.exists() or not status.is_supervised(str(elsewhere / "supervise"))
+
+
+def test_a_signal_that_waits_for_a_fork(sleepy: Tree) -> None:
+    """TERM to the dormitory is not forgotten over HUP where the system has no room for a process."""
+    if sleepy.uid == 0:
+        pytest.skip("root has no limit of processes")
+    names = ["a", "b"]
+    for name in names:
+        sleepy.add(name)
+        sleepy.wait_state(name, "ready")
+    wait_asleep(sleepy, *names)
+    dormitory = sleepy.supervisor_pid("a")
+    limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]  # as it was inherited
+    assert sleepy.run("prlimit", "--pid", str(dormitory), "--nproc=1:").returncode == 0
+    os.kill(dormitory, signal.SIGTERM)
+    time.sleep(0.2)
+    os.kill(dormitory, signal.SIGHUP)
+    time.sleep(1.5)
+    assert all(is_asleep(sleepy, name) for name in names)
+    assert sleepy.run("prlimit", "--pid", str(dormitory), f"--nproc={'unlimited' if limit < 0 else limit}:").returncode == 0
+    for name in names:
+        wait_for(lambda name=name: sleepy.detail(name).get("supervisor") == "-", "it to end")
+
+
+def test_told_to_sleep_and_stopped(sleepy: Tree) -> None:
+    """Who has not heard yet that it may end still will, long after the scanner is gone: the dormitory waits for it."""
+    sleepy.add("a")
+    pid = int(sleepy.wait_state("a", "ready")["pid"])
+    wait_asleep(sleepy, "a")
+    write_control(sleepy, "a", "\n")
+    wait_for(lambda: not is_asleep(sleepy, "a"), "it to wake")
+    supervisor, scanner = sleepy.supervisor_pid("a"), scanner_pid(sleepy)
+    os.kill(scanner, signal.SIGSTOP)
+    time.sleep(float(sleepy.detail("a")["sleep_after"]) + 0.3)
+    os.kill(supervisor, signal.SIGSTOP)
+    os.kill(scanner, signal.SIGCONT)
+    time.sleep(0.3)
+    os.kill(scanner, signal.SIGKILL)
+    time.sleep(11)
+    os.kill(supervisor, signal.SIGCONT)
+    wait_for(lambda: is_asleep(sleepy, "a"), "the dormitory to take it")
+    assert sleepy.pid("a") == pid
+
+
+def test_all_of_many_sleep(sleepy: Tree) -> None:
+    """Whoever asks while the scanner has other things to do asks again."""
+    names = [f"s{number}" for number in range(40)]
+    for name in names:
+        sleepy.write(name).rename(sleepy.sv / name)
+    for name in names:
+        sleepy.wait_state(name, "ready")
+    wait_asleep(sleepy, *names)
