@@ -1,11 +1,13 @@
-"""Files beyond the os module: when one was made, what a pipe holds. Sources: statx(2), tee(2), syncfs(2)."""
+"""Files beyond the os module: when one was made, what a pipe holds. Sources: statx(2), tee(2), syncfs(2), flock(2)."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
+import time
 
 from ljsv.linux.libc import LIBC, SYS_STATX, check, define
 
@@ -13,6 +15,7 @@ _AT_EMPTY_PATH = 0x1000
 _STATX_BTIME = 0x800
 _BTIME_OFFSET = 80
 _SPLICE_F_NONBLOCK = 2
+LOCK_TRIES, LOCK_PAUSE_S = 20, 0.002
 
 
 _statx = define(SYS_STATX, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
@@ -50,6 +53,18 @@ def read_some(path: str, size: int) -> bytes:
         return os.read(fd, size)
     finally:
         os.close(fd)
+
+
+def take_lock(fd: int) -> bool:
+    """flock(2) for writing; False where somebody else has it, and has not only looked for a moment whether anybody does. OSError."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_S)
+        else:
+            return True
+    return False
 
 
 def peek(fd: int, size: int) -> bytes:

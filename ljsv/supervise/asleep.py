@@ -9,14 +9,13 @@ when a supervisor wakes, which carries on as after one that was killed.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import time
 
 from ljsv import status
 from ljsv.errors import Fault
-from ljsv.linux import cgroup, process
+from ljsv.linux import cgroup, files, process
 from ljsv.linux.signals import signal
 from ljsv.supervise import fingerprint, record
 from ljsv.supervise.loop import now
@@ -39,7 +38,6 @@ SHORT_SLEEP = 6.0  # in times of what it had waited for
 SLEEP_AFTER_MAX_S = 3600.0
 RETRY_S, END_MAX_S = 1.0, 10.0
 SIZE_MAX = 65536
-LOCK_TRIES, LOCK_PAUSE_S = 20, 0.002
 _FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -82,17 +80,11 @@ class Held:
         for fd in {*self.kept_fds, *[fd for fd, _ in self.wakers if fd >= 0]}:
             os.close(fd)
 
-    def take_lock(self) -> bool:
-        """`supervise/lock`; False where another supervisor has it, and is not only asked for a moment whether it is held. OSError."""
+    def take_locks(self) -> bool:
+        """Those of the service directory, which what runs there may have, and of its supervise directory; False where another supervisor has that. OSError."""
+        files.take_lock(self.dir_fd)
         self.lock_fd = os.open(f"{self.folder}/lock", os.O_WRONLY | os.O_CLOEXEC)
-        for _ in range(LOCK_TRIES):
-            try:
-                fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(LOCK_PAUSE_S)
-            else:
-                return True
-        return False
+        return files.take_lock(self.lock_fd)
 
     def let_go(self) -> None:
         """Of the lock: whoever follows takes it."""

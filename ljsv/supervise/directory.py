@@ -174,9 +174,7 @@ class SuperviseDirectory:
 
     def _take_lock(self, lock_fd: int) -> None:
         """Of a file that was just opened, instead of the one before it. Fault when another supervisor holds it."""
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not files.take_lock(lock_fd):
             os.close(lock_fd)
             raise Fault("another supervisor runs", f"{self._service_path}/supervise/lock", "it is locked", hint=f"sv status {quote(self._service_path)}") from None
         self._close(self._lock_fd)

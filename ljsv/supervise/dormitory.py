@@ -14,7 +14,6 @@ last service that it holds. A signal to it is one to each of them.
 
 from __future__ import annotations
 
-import fcntl
 import marshal
 import os
 import resource
@@ -200,9 +199,7 @@ class _Dormitory:
             self._drop(sleeper)
             return
         with suppress(OSError):
-            with suppress(BlockingIOError):  # then supervise/lock decides
-                fcntl.flock(held.dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not held.take_lock():
+            if not held.take_locks():
                 self._drop(sleeper)  # somebody was faster
                 return
             sleeper.is_quiet = hold(held)

@@ -93,7 +93,7 @@ class Supervisors:
     # ---- finding
 
     def find(self, entry: Entry) -> tuple[int, int] | None:
-        """(pid, start time) of a supervisor that holds the lock on this directory, as its `detail` says."""
+        """(pid, start time) of a supervisor that holds the lock on this directory, as its `detail` says, or, where that one has ended, the kernel."""
         try:
             probe_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
@@ -109,9 +109,11 @@ class Supervisors:
         words: list[str] = []
         with suppress(OSError):
             words = status.read_detail(self.folder_of(entry)).get("supervisor", "").split()
-        if len(words) == 2:
-            return int(words[0]), int(words[1])
-        return _holder_of(entry.dir_fd)
+        named = (int(words[0]), int(words[1])) if len(words) == 2 else (0, 0)
+        if named[0] and process.read_start_time(named[0]) == named[1]:
+            return named
+        holder = _holder_of(entry.dir_fd)
+        return holder if holder[0] else named
 
     def folder_of(self, entry: Entry) -> str:
         """Through the descriptor, also where the directory was moved away; its runtime folder outlives even its deletion."""
@@ -210,11 +212,11 @@ class Supervisors:
         for number in due:
             self.tell(entry, number)
 
-    def wake(self, entry: Entry) -> None:
+    def wake(self, entry: Entry, *, is_again: bool = False) -> None:
         """Something is due: have the dormitory fork a supervisor, and look again whether it has."""
         if not entry.is_asleep or entry.pidfd < 0:
             return
-        living = self.find(entry)
+        living = self.find(entry) if is_again else (entry.pid, 0)
         if living is None:  # nobody has the lock: it is lost
             self._loop.forget(entry.pidfd)
             os.close(entry.pidfd)
@@ -232,7 +234,7 @@ class Supervisors:
         except OSError:  # it was deleted: all of them have to look
             with suppress(OSError):
                 signal.pidfd_send_signal(entry.pidfd, signal.SIGHUP)
-        self._loop.set_timer(f"wake {entry.identity}", now() + WAKE_MAX_S, lambda: self.wake(entry))
+        self._loop.set_timer(f"wake {entry.identity}", now() + WAKE_MAX_S, lambda: self.wake(entry, is_again=True))
 
     # ---- replacing, forking
 
@@ -297,8 +299,7 @@ class Supervisors:
             for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
                 os.dup2(null_fd, standard)
             process.close_all_except(0, 1, 2, dir_fd, inherited.events_fd, inherited.orders_fd, begun_w)
-            with suppress(BlockingIOError):  # then supervise/lock decides, see spawn
-                fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.take_lock(dir_fd)  # or not: then supervise/lock decides, see spawn
             supervise(inherited, entry.name, dir_fd, begun_fd=begun_w, lost=lost, sleep_after=inherited.settings.sleep_after)
         except OSError as error:
             os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self._places.svdir}/{entry.name}')}".encode())

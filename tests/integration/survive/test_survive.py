@@ -473,8 +473,13 @@ def test_finish_waits_for_a_jail_that_is_still_in_the_way(scanning: Tree) -> Non
         holder.start()
         inode = f":{os.fstat(record.fileno()).st_ino} "
         wait_for(lambda: [line for line in Path("/proc/locks").read_text().splitlines() if "->" in line and inode in line], "the lock to be waited for")
-        scanning.ljsv("term", "web")
-        holder.join(20)  # granted as soon as pid 1 is gone
-        assert not holder.is_alive()
+        supervisor = scanning.supervisor_pid("web")
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            scanning.kill("web", signal.SIGTERM)
+            holder.join(20)  # granted as soon as pid 1 is gone
+            assert not holder.is_alive()
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
         time.sleep(1.5)
     wait_for(lambda: scanning.log("web").split("\n") == ["run", "finish 7", "run"], f"finish and another run: {scanning.log('web')}")
