@@ -114,14 +114,15 @@ def hold(held: Held) -> bool:
         jail = held.jail = record.read_jail_record(folder)
         if jail is None:
             return False
-        fds = [*record.open_jail(jail), os.open(f"{folder}/log.fifo", _FIFO)]
+        wakers += [(fd, select.EPOLLIN) for fd in record.open_jail(jail)]
+        wakers.append((os.open(f"{folder}/log.fifo", _FIFO), select.EPOLLIN))
         if jail.server_pid:
-            fds.append(record.open_server(jail))
+            wakers.append((record.open_server(jail), select.EPOLLIN))
         if detail.get("ready_by") in {"fd", "notify"}:
             held.ready_fd = os.open(f"{folder}/ready.fifo", _FIFO)
-            fds.append(held.ready_fd)
-        wakers += [(fd, select.EPOLLIN) for fd in fds]
-        if -1 in fds or not _watch_memory(wakers, jail.cgroup, int(detail.get("oom_kills", "0"))):
+            wakers.append((held.ready_fd, select.EPOLLIN))
+        has_ended = any(fd < 0 for fd, _ in wakers)
+        if has_ended or not _watch_memory(wakers, jail.cgroup, int(detail.get("oom_kills", "0"))):
             return False
         held.exit_fd = record.open_exit_reader(folder)
     detail["supervisor"] = f"{os.getpid()} {process.read_start_time(os.getpid())}"

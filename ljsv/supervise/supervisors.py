@@ -192,7 +192,7 @@ class Supervisors:
         """The dormitory has forked a supervisor for it."""
         pidfd = process.open_process(pid, start_time)
         if entry.next:  # that the one before has ended is not known yet
-            os.close(entry.next[1])
+            _close(entry.next[1])
             entry.next = pid, pidfd
         elif entry.is_asleep and entry.pid != pid:
             self._loop.forget(entry.pidfd)
@@ -351,7 +351,7 @@ class Supervisors:
         """Nobody is to follow any more."""
         if entry.next:
             self.dormitory.leave(format_identity(entry.identity))
-            os.close(entry.next[1])
+            _close(entry.next[1])
         entry.next = None
 
     def follow(self, entry: Entry, *, is_told: bool) -> None:
@@ -415,6 +415,12 @@ class Supervisors:
             entry.failures += 1
             self.spawn(entry)
         self.tell(entry, number)
+
+
+def _close(fd: int) -> None:
+    """-1: it has ended already."""
+    if fd >= 0:
+        os.close(fd)
 
 
 def _holder_of(dir_fd: int) -> tuple[int, int]:
