@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 MESSAGE_MAX = 4096
@@ -41,6 +42,13 @@ class Events:
         self._dropped = 0
         self._backlog.append(line)
         self.flush()
+
+    def follow(self, path: str) -> None:
+        """The FIFO that is there now, where the one before was deleted."""
+        with suppress(OSError):
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            os.dup2(fd, self.fd, inheritable=False)
+            os.close(fd)
 
     @property
     def is_waiting(self) -> bool:

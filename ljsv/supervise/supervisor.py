@@ -175,6 +175,7 @@ class Supervisor:
     def _wake(self, held: Held) -> None:
         """Take what was held while it slept."""
         self.has_slept = True
+        self.events.follow(f"{self.places.scanner}/events")
         self.idleness.sleep_after = wake(held, self.directory, self.events, self.idleness.sleep_after)
         self.announcer.wake(held.detail)
         self.jail.keep_exits(held.exit_fd)
@@ -776,6 +777,7 @@ class Supervisor:
         if not self.directory.is_lost() or not self.source.has("run"):
             return
         self.loop.forget(self.directory.control_fd)
+        self.events.follow(f"{self.places.scanner}/events")
         try:
             self.directory.make()
             self.announcer.forget()

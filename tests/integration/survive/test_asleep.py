@@ -174,6 +174,7 @@ def test_its_runtime_directory_is_deleted(sleepy: Tree) -> None:
     shutil.rmtree(os.path.realpath(sleepy.supervise("a")))
     wait_for(lambda: sleepy.pid("a") == pid, "its status")
     wait_for(lambda: status.is_supervised(str(sleepy.supervise("a"))), "its supervisor")
+    wait_for(lambda: "had vanished, and was made anew" in sleepy.events(), "the journal")
     assert is_alive(pid)
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: sleepy.log("a") == "begun\nfinish 7 0\nbegun", "another run")

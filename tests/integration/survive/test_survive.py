@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -202,6 +203,9 @@ def test_runtime_directory_deleted_under_a_living_tree(scanning: Tree) -> None:
     assert not is_alive(pid)
     scanning.ljsv("hup", "a")
     wait_for(lambda: scanning.log("a").count("hup") == 2, "the log of the next run")
+    said = [json.loads(line) for line in scanning.events().splitlines()]
+    again = next(number for number, event in enumerate(said) if "made anew" in event["event"])
+    assert "starting" in [event["event"] for event in said[again:]], "what the supervisor says afterwards"
 
 
 def test_supervise_directory_that_cannot_be_made_whole_at_once(scanning: Tree) -> None:
