@@ -39,6 +39,8 @@ def begin(tree: Tree, name: str = "a", run: str = "sleep 1000", **files: str) ->
     """The spare that waits after a first jail."""
     tree.add(name, run, **files)
     tree.wait_state(name, "ready")
+    if "cgroup" in tree.detail(name):
+        pytest.skip("a jail is born in its control group here, and has no spare")
     return wait_for(lambda: spares(tree), "a spare")  # type: ignore[no-any-return]
 
 
