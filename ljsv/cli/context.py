@@ -193,7 +193,7 @@ class Context:
 
     def _find_scanner(self) -> tuple[int, int]:
         """(pid, uid) of the process that holds the lock on the scan directory, as a scanner does; zeros for none."""
-        from ljsv.linux.process import find_lock_taker
+        from ljsv.linux.process import find_lock_taker, read_name
 
         try:
             fd = os.open(self.svdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -201,9 +201,7 @@ class Context:
             return 0, 0
         try:
             pid = find_lock_taker(fd)
-            with open(f"/proc/{pid}/comm") as file:
-                is_scanner = file.read() == "ljsv scan\n"
-            return (pid, os.stat(f"/proc/{pid}").st_uid) if is_scanner else (0, 0)
+            return (pid, os.stat(f"/proc/{pid}").st_uid) if read_name(pid) == "ljsv scan" else (0, 0)
         except OSError:
             return 0, 0
         finally:

@@ -146,8 +146,8 @@ class Dormitory(Attendant):
         self._loop.watch(self._beds_fd, self._hear)
         return pidfd
 
-    def _hear(self) -> None:
-        """What it says: a line each, as in the scanner's control FIFO."""
+    def _hear(self) -> bool:
+        """What it says: a line, as in the scanner's control FIFO; False at its end."""
         try:
             data, _ = descriptors.receive(self._beds_fd, wait=False)
         except OSError:
@@ -155,7 +155,8 @@ class Dormitory(Attendant):
         if data:
             self._on_word(data.decode())
         else:
-            self._loop.forget(self._beds_fd)  # it ends: its pidfd tells
+            self._loop.forget(self._beds_fd)  # its pidfd tells
+        return bool(data)
 
     def _start_later(self) -> None:
         """When it is wanted."""
@@ -179,9 +180,8 @@ class Dormitory(Attendant):
 
     def _close(self) -> None:
         super()._close()
-        while self._beds_fd >= 0 and descriptors.is_readable(self._beds_fd) and self._loop.is_watched(self._beds_fd):
-            self._hear()  # its last words
-        self._loop.forget(self._beds_fd)
+        while self._hear():
+            pass  # its last words
         os.close(self._beds_fd)
         self._beds_fd = -1
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-Callback = Callable[[], None]
+Callback = Callable[[], object]
 _LONGEST_WAIT_S = 86400.0
 FAILURES_MAX = 100
 PAUSE_S = 0.05
@@ -45,9 +45,6 @@ class Loop:
         """Before the descriptor is closed."""
         if self._callbacks.pop(fd, None):
             self._epoll.unregister(fd)
-
-    def is_watched(self, fd: int) -> bool:
-        return fd in self._callbacks
 
     def is_idle(self, known: set[int]) -> bool:
         """Whether nothing is waited for but signals, and what comes from `known`."""
