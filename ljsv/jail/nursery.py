@@ -23,10 +23,9 @@ import os
 import sys
 
 from ljsv.jail import mounts, outside  # noqa: F401 - the steps, besides those of hardening
-from ljsv.jail.builder import run_builder, run_child
-from ljsv.jail.order import FIRST_FD, MADE, NOT_MADE, ORDER_MAX, ORDERS_FD, read_first, read_head, read_plan, read_second
-from ljsv.jail.spare import HIGH_FD, Spare
-from ljsv.jail.step import Build
+from ljsv.jail.builder import run_child
+from ljsv.jail.order import FIRST_FD, MADE, NOT_MADE, ORDER_MAX, ORDERS_FD, read_first, read_head, read_second
+from ljsv.jail.spare import HIGH_FD, Spare, build_ordered
 from ljsv.linux import descriptors, process
 from ljsv.linux.signals import signal
 
@@ -49,10 +48,7 @@ def spawn(nursery_fd: int, shown: str) -> int:
     if pid:
         return pid
     try:
-        os.setsid()
-        null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for standard in (0, 1, 2):
-            os.dup2(null_fd, standard)
+        process.leave_terminal()
         os.dup2(nursery_fd, ORDERS_FD)
         os.set_inheritable(ORDERS_FD, True)
         os.execve(sys.executable, argv, {"LANG": "C.UTF-8"})
@@ -63,10 +59,7 @@ def spawn(nursery_fd: int, shown: str) -> int:
 def become_nursery(nursery_fd: int) -> None:
     """In a child of the scanner, with the scanner's code, whatever is on the disk by now. Never returns."""
     try:
-        os.setsid()
-        null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for standard in (0, 1, 2):
-            os.dup2(null_fd, standard)
+        process.leave_terminal()
         os.dup2(nursery_fd, ORDERS_FD, inheritable=False)
         process.close_all_except(0, 1, 2, ORDERS_FD)
         serve()
@@ -154,14 +147,6 @@ def _run(data: bytes) -> None:
     """The jail's first process. Never returns."""
     try:
         kept, is_range = read_first(data)
-
-        def build(closed_r: int) -> None:
-            wiring, ids, trees = read_second(data)
-            build = Build()
-            build.channel_fd = FIRST_FD
-            build.trees = dict(trees)
-            run_builder(lambda: read_plan(data), build, wiring, ids, closed_r)
-
-        run_child(kept, FIRST_FD, build, is_range=is_range)
+        run_child(kept, FIRST_FD, lambda closed_r: build_ordered(data, read_second(data), closed_r), is_range=is_range)
     finally:
         os._exit(1)

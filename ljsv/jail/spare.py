@@ -26,6 +26,11 @@ from ljsv.jail.step import Build
 from ljsv.linux import descriptors, process
 from ljsv.linux.signals import signal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ljsv.jail.builder import Wiring
+    from ljsv.jail.ids import IdMap
+
 NAME = "ljsv spare"
 OWN_FD = 3  # where a spare gets its order
 HIGH_FD = FIRST_FD + descriptors.FDS_MAX  # what it has beside that, and what the nursery has of it: above all that comes with an order
@@ -115,8 +120,8 @@ def _become_pid1(end_fd: int, builder_pid: int) -> None:
 def _become_builder(end_fd: int) -> None:
     data = _receive()
     try:
-        wiring, ids, trees = read_second(data)
-        if ids.is_range and descriptors.receive(FIRST_FD)[0] != b"M":
+        second = read_second(data)
+        if second[1].is_range and descriptors.receive(FIRST_FD)[0] != b"M":
             os._exit(NOT_STARTED_STATUS)
         process.unshare(process.CLONE_NEWNS)
         mounts_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -125,10 +130,16 @@ def _become_builder(end_fd: int) -> None:
     except OSError as error:
         report(FIRST_FD, "make namespaces", error.errno or 0, error.strerror or str(error), "")
         return
+    build_ordered(data, second, end_fd)
+
+
+def build_ordered(data: bytes, second: tuple[Wiring, IdMap, tuple[tuple[str, int], ...]], closed_r: int) -> None:
+    """The builder's work by that order, whose second part was read. Returns only when it has failed, and was reported."""
+    wiring, ids, trees = second
     build = Build()
     build.channel_fd = FIRST_FD
     build.trees = dict(trees)
-    run_builder(lambda: read_plan(data), build, wiring, ids, end_fd)
+    run_builder(lambda: read_plan(data), build, wiring, ids, closed_r)
 
 
 def _receive() -> bytes:

@@ -10,8 +10,8 @@ import ctypes
 import errno
 import os
 from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
-from select import POLLIN, poll
 
+from ljsv.linux.descriptors import is_readable
 from ljsv.linux.libc import LIBC, SYS_CLONE3, SYS_CLOSE_RANGE, SYS_KEYCTL, check, define
 
 PF_EXITING = 0x4  # include/linux/sched.h
@@ -111,6 +111,14 @@ def unshare(flags: int) -> None:
     check(LIBC.unshare(flags), "unshare")
 
 
+def leave_terminal() -> None:
+    """A session of its own, with /dev/null as standard descriptors: it outlives the terminal, and a pipe's reader sees its end. setsid(2)."""
+    os.setsid()
+    null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for standard in (0, 1, 2):
+        os.dup2(null_fd, standard)
+
+
 def setns(fd: int, flags: int) -> None:
     """Join the namespaces of `flags`: of the process whose pidfd `fd` is, or that one namespace. setns(2)."""
     check(LIBC.setns(fd, flags), "setns")
@@ -142,9 +150,7 @@ def read_start_time(pid: int) -> int:
 
 def has_ended(pidfd: int) -> bool:
     """Whether the process, of whomever it is a child, has ended, and has let go of all that it had open."""
-    poller = poll()
-    poller.register(pidfd, POLLIN)
-    return bool(poller.poll(0))
+    return is_readable(pidfd)
 
 
 def is_exiting(pid: int) -> bool:

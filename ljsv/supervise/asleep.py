@@ -59,7 +59,6 @@ class Held:
         self.wakers = [(fd, select.EPOLLIN) for fd in need_fds]  # (descriptor, events of epoll(7))
         self.early_fds: list[int] = []  # of `control` and `ok`, before the lock is free
 
-
     def open_early(self) -> None:
         """So that nobody finds them without a reader while one lets go and the other holds them. OSError."""
         for name in ("control", "ok"):

@@ -67,10 +67,7 @@ def _send(beds_fd: int, words: tuple[str, ...], fds: list[int]) -> bool:
 def become_dormitory(inherited: Inherited, beds_fd: int) -> None:
     """In a child of the scanner, with SIGNALS blocked. Never returns."""
     try:
-        os.setsid()
-        null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for standard in (0, 1, 2):
-            os.dup2(null_fd, standard)
+        process.leave_terminal()
         process.close_all_except(0, 1, 2, inherited.events_fd, inherited.orders_fd, beds_fd)
         process.prctl_name(NAME)
         _Dormitory(inherited, beds_fd).keep()

@@ -39,12 +39,13 @@ from ljsv.supervise.asleep import AWAKE, BUSY, IDLE
 from ljsv.supervise.attendants import Journal, Nursery
 from ljsv.supervise.command import ESSENTIAL_FAILED
 from ljsv.supervise.directory import format_identity, open_fifo, tell_subscribers
+from ljsv.supervise.dormitory import HAND_OVER_MAX_S
 from ljsv.supervise.events import Events
 from ljsv.supervise.loop import Loop, now
 from ljsv.supervise.notify import notify, say_reloading
 from ljsv.supervise.process import Inherited
 from ljsv.supervise.settle import BELOW_QUIET_S, Settling
-from ljsv.supervise.supervisors import HAND_OVER_MAX_S, STOP_TRIES, TOLD_TO_EXIT, Entry, Identity, Supervisors
+from ljsv.supervise.supervisors import STOP_TRIES, TOLD_TO_EXIT, Entry, Identity, Supervisors
 from ljsv.supervise.sweep import sweep
 from ljsv.supervise.watch import RUNTIME_MASK, SCAN_MASK, Change, Watch
 

@@ -38,7 +38,6 @@ RESPAWN_FIRST_S = 1.0
 RESPAWN_MAX_S = 60.0
 LIVED_LONG_S = 10.0
 STOP_TRIES = 5
-HAND_OVER_MAX_S = 10.0
 WAKE_MAX_S = 2.0
 TOLD_TO_EXIT = "its supervisor was told to exit"
 Identity = tuple[int, int, int]
@@ -177,11 +176,13 @@ class Supervisors:
         is_settled = entry.folder and entry.pidfd >= 0 and entry.begun_fd < 0 and not entry.held_fds and not entry.next and not entry.is_asleep
         if not is_settled or entry.is_leaving or self.is_stopping:
             return
+        entry.due.clear()
         with suppress(OSError):
             dir_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            entry.due.clear()
-            entry.next = self.dormitory.take(format_identity(entry.identity), entry.name, entry.folder, dir_fd, entry.pidfd)
-            os.close(dir_fd)
+            try:
+                entry.next = self.dormitory.take(format_identity(entry.identity), entry.name, entry.folder, dir_fd, entry.pidfd)
+            finally:
+                os.close(dir_fd)
 
     def stay_awake(self, entry: Entry) -> None:
         """It has something to do after all."""
@@ -212,19 +213,9 @@ class Supervisors:
         for number in due:
             self.tell(entry, number)
 
-    def wake(self, entry: Entry, *, is_again: bool = False) -> None:
+    def wake(self, entry: Entry) -> None:
         """Something is due: have the dormitory fork a supervisor, and look again whether it has."""
         if not entry.is_asleep or entry.pidfd < 0:
-            return
-        living = self.find(entry) if is_again else (entry.pid, 0)
-        if living is None:  # nobody has the lock: it is lost
-            self._loop.forget(entry.pidfd)
-            os.close(entry.pidfd)
-            entry.pid, entry.pidfd, entry.is_child = 0, -1, False
-            self._is_awake(entry)
-            return
-        if living[0] and living[0] != entry.pid and not _is_dormitory(living[0]):
-            self.woke(entry, *living)
             return
         try:
             fd = os.open(f"{self.folder_of(entry)}/control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -234,7 +225,20 @@ class Supervisors:
         except OSError:  # it was deleted: all of them have to look
             with suppress(OSError):
                 signal.pidfd_send_signal(entry.pidfd, signal.SIGHUP)
-        self._loop.set_timer(f"wake {entry.identity}", now() + WAKE_MAX_S, lambda: self.wake(entry, is_again=True))
+        self._loop.set_timer(f"wake {entry.identity}", now() + WAKE_MAX_S, lambda: self._wake_again(entry))
+
+    def _wake_again(self, entry: Entry) -> None:
+        """Nobody has said that it woke: it may have, or be lost."""
+        living = self.find(entry)
+        if living is None and entry.is_asleep:  # nobody has the lock
+            self._loop.forget(entry.pidfd)
+            os.close(entry.pidfd)
+            entry.pid, entry.pidfd, entry.is_child = 0, -1, False
+            self._is_awake(entry)
+        elif living and living[0] and not _is_dormitory(living[0]):
+            self.woke(entry, *living)
+        else:
+            self.wake(entry)
 
     # ---- replacing, forking
 
@@ -291,13 +295,10 @@ class Supervisors:
         """In the child. Never returns."""
         code, inherited = 111, self._inherited
         try:
-            os.setsid()
+            process.leave_terminal()
             forget_signals()
             # The lock is on this description of the directory, which nobody else has.
             dir_fd = os.open(f"/proc/self/fd/{entry.dir_fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            for standard in (0, 1, 2):  # it outlives the terminal, and a pipe's reader must see its end
-                os.dup2(null_fd, standard)
             process.close_all_except(0, 1, 2, dir_fd, inherited.events_fd, inherited.orders_fd, begun_w)
             files.take_lock(dir_fd)  # or not: then supervise/lock decides, see spawn
             supervise(inherited, entry.name, dir_fd, begun_fd=begun_w, lost=lost, sleep_after=inherited.settings.sleep_after)
