@@ -40,8 +40,7 @@ def supervise(
     """The supervisor process: never returns. Exit 0 when told to exit, 111 when it could not begin.
 
     `begun_fd` is closed once clients can see it; or the fault is written there. `lost`: jails that may be this
-    service's, without a record (see `orphans`). `held`: what the dormitory has held for it; `bridge_fds` are closed as soon
-    as it holds the same.
+    service's, without a record (see `orphans`). `held`: what the dormitory has held for it; `bridge_fds` are closed when `begun_fd` is.
     """
     process.prctl_name(f"ljsv {name}")
     events = Events(inherited.events_fd, name)

@@ -128,6 +128,7 @@ class Supervisor:
         self.is_mending = False  # the supervise directory is to be made anew in a moment
         self.pending = ""  # commands that were read with the one that is obeyed now
         self.begun_fd = -1
+        self.bridge_fds: list[int] = []  # open until clients can see it
         self.idleness = Idleness(self)
         self.has_slept = False
         self.jail = ServiceJail(
@@ -151,7 +152,7 @@ class Supervisor:
 
     def main(self, begun_fd: int, sleep_after: float, held: Held | None, bridge_fds: list[int]) -> None:
         """Take over the service, close `begun_fd` when it is announced, and supervise until told to exit; or carry on with what was held while it slept."""
-        self.begun_fd, self.idleness.sleep_after = begun_fd, sleep_after
+        self.begun_fd, self.idleness.sleep_after, self.bridge_fds = begun_fd, sleep_after, bridge_fds
         if held:
             self._wake(held)
         self.directory.make()
@@ -165,8 +166,6 @@ class Supervisor:
         self.loop.on_signal(GO_TO_SLEEP, self.idleness.go_to_sleep)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what arrived since the fork comes now
         self._begin_supervising()
-        for fd in bridge_fds:
-            os.close(fd)
         self.idleness.put_off()
         self.loop.on_error = self._loop_error
         self.loop.run(self._after_turn)
@@ -758,6 +757,8 @@ class Supervisor:
         if self.begun_fd >= 0:
             os.close(self.begun_fd)
         self.begun_fd = -1
+        while self.bridge_fds:
+            os.close(self.bridge_fds.pop())
 
     def _mend_later(self) -> None:
         """The supervise directory has vanished. Perhaps the service directory is just being deleted: do not stand in its way."""
