@@ -138,13 +138,16 @@ def run_builder(read_plan: Callable[[], tuple[JailSpec, Iterable[Step]]], build:
         become_zero(is_range=ids.is_range)
         stage = "read the plan"
         spec, steps = read_plan()
+        last: list[Step] = []
         for step in steps:
-            if not isinstance(step, FilterSystemCalls):
-                stage = step.stage
-                step.execute(build)
+            if isinstance(step, FilterSystemCalls):
+                last.append(step)
+                continue
+            stage = step.stage
+            step.execute(build)
         stage = STAGE_EXEC
         os.read(closed_r, 1)
-        become(spec, build, wiring, steps)
+        become(spec, build, wiring, last)
     except Fault as fault:
         report(build.channel_fd, *fault_report(fault))
     except OSError as error:
@@ -172,8 +175,8 @@ def report(channel_fd: int, stage: str, number: int | str, *texts: str) -> None:
     descriptors.send(channel_fd, b"F" + os.fsencode(text)[: REPORT_MAX - 1])
 
 
-def become(spec: JailSpec, build: Build, wiring: Wiring, steps: Iterable[Step]) -> None:
-    """The last moments before exec: session, standard descriptors, signals, the go, the system call filter of `steps`."""
+def become(spec: JailSpec, build: Build, wiring: Wiring, last: list[Step]) -> None:
+    """The last moments before exec: session, standard descriptors, signals, the go, and the `last` steps, after which nothing else can be done."""
     user = found(build)
     enter_workdir(build.root_fd, workdir(spec))
     standard = [wiring.stdin_fd, wiring.stdout_fd, wiring.stderr_fd]
@@ -198,10 +201,9 @@ def become(spec: JailSpec, build: Build, wiring: Wiring, steps: Iterable[Step]) 
         env = environment(spec, user)
         path = find_program(spec.argv[0], env.get("PATH", ""))
         program, argv = open_program(path, spec.argv) if spec.is_privileged else (path, spec.argv)
-        for step in steps:
-            if isinstance(step, FilterSystemCalls):
-                stage = step.stage
-                step.execute(build)
+        for step in last:
+            stage = step.stage
+            step.execute(build)
         stage = STAGE_EXEC
         os.execve(program, argv, env)
     except OSError as error:

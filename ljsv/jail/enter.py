@@ -177,13 +177,14 @@ def _enter(spec: JailSpec, steps: list[Step], wiring: builder.Wiring, channel_fd
         builder.become_zero(is_range=is_range)
         build.root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         build.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        last = [step for step in steps if isinstance(step, FilterSystemCalls)]
         for step in steps:
-            if not isinstance(step, FilterSystemCalls):
+            if step not in last:
                 stage = step.stage
                 step.execute(build)
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of ids has cleared it
         process.prctl(process.PR_SET_DUMPABLE, 0)
-        builder.become(spec, build, wiring, steps)
+        builder.become(spec, build, wiring, last)
     except Fault as fault:
         builder.report(channel_fd, *failure.fault_report(fault))
     except OSError as error:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from struct import unpack_from
 
+from ljsv.linux.elf import loaders_of
 from ljsv.linux.mount import AT_FDCWD, RESOLVE_NO_MAGICLINKS, openat2
 
 NO_INTERPRETER = "the jail has no"
@@ -17,9 +17,6 @@ NESTED_TOO_DEEP = "its interpreter is a script of a script, and so on"
 MAGIC = "it leads through /proc out of the jail"
 INTERPRETERS_MAX = 6  # execve(2) follows five
 HEAD = 256  # what the kernel reads of it (linux/binfmts.h)
-PT_INTERP, PROGRAM_HEADERS_MAX, LOADER_MAX, OFFSET_MAX = 3, 64, 4096, 1 << 40
-# Type of an offset; where e_phoff and e_phentsize are, and p_offset and p_filesz of a program header (elf(5)).
-_ELF_64, _ELF_32 = ("Q", 32, 54, 8, 32), ("I", 28, 42, 4, 16)
 
 
 def find_program(program: str, path: str) -> str:
@@ -50,21 +47,29 @@ def _refuse_magic(path: str) -> None:
     """
     script = path
     for _ in range(INTERPRETERS_MAX):
-        try:
-            fd = _open_program(path)
-        except FileNotFoundError:
-            if path == script:
-                raise
-            raise OSError(errno.ENOENT, f"{NO_INTERPRETER} {path}", script) from None
+        fd = _open_followed(path, script)
         try:
             head = os.read(fd, HEAD)
-            path = (_interpreter_of(head) or (_loader_of(fd, head),))[0]
+            loaders = loaders_of(fd, head)
         except IsADirectoryError:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path) from None
         finally:
             os.close(fd)
+        path = (*_interpreter_of(head), "")[0]
         if not path:
+            for loader in loaders:
+                os.close(_open_followed(loader, script))
             return
+
+
+def _open_followed(path: str, script: str) -> int:
+    """The program itself, or what the kernel opens for it: that one's absence is told as such."""
+    try:
+        return _open_program(path)
+    except FileNotFoundError:
+        if path == script:
+            raise
+        raise OSError(errno.ENOENT, f"{NO_INTERPRETER} {path}", script) from None
 
 
 def _open_program(path: str) -> int:
@@ -91,8 +96,7 @@ def open_program(path: str, argv: tuple[str, ...]) -> tuple[int, tuple[str, ...]
         head = os.read(fd, HEAD)
         words = _interpreter_of(head)
         if not words:
-            loader = _loader_of(fd, head)
-            if loader:
+            for loader in loaders_of(fd, head):
                 os.close(_open_program(loader))
             return fd, argv
         may_execute = os.access(f"/proc/self/fd/{fd}", os.X_OK)
@@ -111,19 +115,3 @@ def _interpreter_of(head: bytes) -> tuple[str, ...]:
     line = head[2:].split(b"\n", 1)[0].split(b"\0", 1)[0].replace(b"\t", b" ").strip(b" ")
     name, _, argument = line.partition(b" ")
     return tuple([os.fsdecode(word) for word in (name, argument.strip(b" ")) if word]) or ("",)
-
-
-def _loader_of(fd: int, head: bytes) -> str:
-    """The dynamic loader that an ELF program names, which the kernel opens as well (PT_INTERP, elf(5)); "" for none."""
-    if head[:4] != b"\x7fELF" or len(head) < 64:
-        return ""
-    order = "<" if head[5] == 1 else ">"
-    word, headers_at, counts_at, offset_at, length_at = _ELF_64 if head[4] == 2 else _ELF_32
-    (start,) = unpack_from(order + word, head, headers_at)
-    size, count = unpack_from(f"{order}HH", head, counts_at)
-    for number in range(min(count, PROGRAM_HEADERS_MAX) if start < OFFSET_MAX else 0):
-        entry = os.pread(fd, size, start + number * size)
-        if len(entry) >= length_at + 8 and unpack_from(f"{order}I", entry)[0] == PT_INTERP:
-            offset, length = unpack_from(order + word, entry, offset_at)[0], unpack_from(order + word, entry, length_at)[0]
-            return os.fsdecode(os.pread(fd, min(length, LOADER_MAX), min(offset, OFFSET_MAX)).split(b"\0", 1)[0])
-    return ""

@@ -3,8 +3,7 @@
 `View` is what a jail sees of files; the checks take values and views, and
 give back findings. They look and never write, run or wait: a FIFO is not
 read, and no path is followed out of the mount that it lies in (openat2).
-Sources: execve(2), fs/binfmt_script.c and fs/binfmt_elf.c of the kernel,
-elf(5), user_namespaces(7).
+Sources: execve(2), fs/binfmt_script.c of the kernel, user_namespaces(7).
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import errno
 import os
 import re
 import stat
-import struct
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 
 from ljsv.errors import quote
 from ljsv.frozen import Frozen
+from ljsv.linux.elf import loaders_of
 from ljsv.linux.mount import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
 from ljsv.service.circle import find_circle
 
@@ -204,15 +203,15 @@ def _check_program(view: View, at: str, shown: str, path: str, script: str, dept
             return b""
         yield from _check_mode(view, fd, place, shown)
         try:
-            head, loader = _read_program(fd)
+            head, loaders = _read_program(fd)
         except OSError as error:
             yield Finding(NOTE, f"{shown}: not looked into: {place}: {error.strerror}")
             return b""
     finally:
         view._close(fd)
-    if loader:
+    for loader in loaders:
         yield from _check_loader(view, loader, place, shown)
-    elif head.startswith(b"#!"):
+    if head.startswith(b"#!"):
         return (yield from _check_interpreter(view, head, shown, path, script, depth))
     elif not head.startswith(b"\x7fELF"):
         yield _no_interpreter(head, shown)
@@ -238,31 +237,14 @@ def _check_mode(view: View, fd: int, place: str, shown: str) -> Iterator[Finding
         yield Finding(FAULT, f"{shown}: the jail's ids may not read and execute it (mode {mode & 0o7777:04o})", f"chmod a+rx {shown}")
 
 
-def _read_program(fd: int) -> tuple[bytes, str]:
-    """(the first bytes, an ELF program's loader). `fd` is O_PATH, and of a regular file."""
+def _read_program(fd: int) -> tuple[bytes, tuple[str, ...]]:
+    """(the first bytes, an ELF program's loader, if any). `fd` is O_PATH, and of a regular file."""
     read_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # not waiting for who has a lease on it
     try:
         head = os.read(read_fd, HEAD_SIZE)
+        return head, loaders_of(read_fd, head)
     finally:
         os.close(read_fd)
-    return head, _loader_of(head)
-
-
-def _loader_of(head: bytes) -> str:
-    """What PT_INTERP names: the program that execve starts in its place; "" for a static program or none."""
-    if head[:4] != b"\x7fELF" or len(head) < 64 or head[4] not in {1, 2} or head[5] not in {1, 2}:
-        return ""
-    is_64, order = head[4] == 2, "<" if head[5] == 1 else ">"
-    table, size, count = struct.unpack_from(f"{order}Q14xHH" if is_64 else f"{order}L10xHH", head, 32 if is_64 else 28)
-    for number in range(min(count, 64)):
-        at = table + number * size
-        if at + (56 if is_64 else 32) > len(head):
-            break
-        (kind,) = struct.unpack_from(f"{order}L", head, at)
-        if kind == 3:  # PT_INTERP
-            offset, length = struct.unpack_from(f"{order}8xQ16xQ" if is_64 else f"{order}4xL8xL", head, at)
-            return os.fsdecode(head[offset : offset + length].split(b"\0", 1)[0])
-    return ""
 
 
 def _check_loader(view: View, loader: str, place: str, shown: str) -> Iterator[Finding]:

@@ -381,11 +381,19 @@ def test_wrong_use_is_refused(tree: Tree, words: list[str], told: str) -> None:
     assert not done.stdout
 
 
-def elf(loader: str, start: int = 64) -> bytes:
-    """A program of 64 bits whose one program header names that loader."""
+def elf(loader: str, start: int = 64, *, claims: bytes = b"\x02\x01", before: int = 0) -> bytes:
+    """A program of 64 bits with one header that names that loader, after `before` empty ones; of the class and byte order that it `claims`."""
     text = loader.encode() + b"\0"
-    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 3, 62, 1, 0x1000, start, 0, 0, 64, 56, 1, 0, 0, 0)
-    return header + struct.pack("<IIQQQQQQ", 3, 4, 120, 0, 0, len(text), len(text), 1) + text + b"\0" * 4096
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF" + claims + b"\x01", 3, 62, 1, 0x1000, start, 0, 0, 64, 56, before + 1, 0, 0, 0)
+    entry = struct.pack("<IIQQQQQQ", 3, 4, 120 + 56 * before, 0, 0, len(text), len(text), 1)
+    return header + b"\0" * 56 * before + entry + text + b"\0" * 4096
+
+
+def elf_32(loader: str) -> bytes:
+    """The same for i386, which says that it is of 64 bits."""
+    text = loader.encode() + b"\0"
+    header = struct.pack("<16sHHIIIIIHHHHHH", b"\x7fELF\x02\x01\x01", 3, 3, 1, 0x1000, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    return header + struct.pack("<IIIIIIII", 3, 84, 0, 0, len(text), len(text), 4, 1) + text + b"\0" * 4096
 
 
 @pytest.mark.parametrize(
@@ -393,9 +401,13 @@ def elf(loader: str, start: int = 64) -> bytes:
     [
         (elf("/no/loader"), 127, "the jail has no /no/loader"),
         (elf("/proc/self/exe"), 126, "it leads through /proc out of the jail"),
+        (elf("/proc/self/exe", claims=b"\x01\x01"), 126, "it leads through /proc out of the jail"),
+        (elf("/proc/self/exe", claims=b"\x02\x02"), 126, "it leads through /proc out of the jail"),
+        (elf("/proc/self/exe", before=1000), 126, "it leads through /proc out of the jail"),
+        (elf_32("/proc/self/exe"), 126, "it leads through /proc out of the jail"),
         (elf("x", 1 << 63), 126, "Exec format error"),
     ],
-    ids=["missing", "magic", "nonsense"],
+    ids=["missing", "magic", "magic, claims 32 bits", "magic, claims the other byte order", "magic, the last of many", "magic of 32 bits", "nonsense"],
 )
 def test_the_loader_of_a_program(tree: Tree, root: Path, program: bytes, code: int, told: str) -> None:
     """It is opened by the kernel like the program itself: never the host's Python (CVE-2019-5736), and named where it is missing."""
