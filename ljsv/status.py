@@ -102,6 +102,11 @@ def read_detail(supervise: str) -> dict[str, str]:
         os.close(fd)
 
 
+def start_fault(detail: dict[str, str]) -> str:
+    """Why it could not be started; "" where it could, and `fault` says what is wrong with an edit since."""
+    return "" if "bad_edit" in detail else detail.get("fault", "")
+
+
 def is_supervised(supervise: str) -> bool:
     """Whether a supervisor holds `supervise/ok` open, as svok(8) asks it."""
     try:

@@ -6,6 +6,7 @@ import sys
 import time
 
 from ljsv.errors import Fault, quote
+from ljsv.status import start_fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def one_line(name: str, detail: dict[str, str]) -> str:
     if state in {"backoff", "failed"} or (state == "down" and detail.get("result") == "failed"):
         _, _, reason = detail.get("why", "").partition(", ")
         last = detail.get("end_text", "never") + (f" ({reason})" if reason else "")
-        parts.append(detail.get("fault") or f"last run: {last}")
+        parts.append(start_fault(detail) or f"last run: {last}")
     if state == "backoff":
         parts.append(next_try(detail))
     if "waiting" in detail:

@@ -131,9 +131,9 @@ def remark(detail: dict[str, str]) -> str:
     if "problem" in detail:
         parts.append(detail["problem"])
     elif state == status.BACKOFF:
-        parts += [detail.get("fault") or detail.get("end_text", ""), next_try(detail)]
+        parts += [status.start_fault(detail) or detail.get("end_text", ""), next_try(detail)]
     elif state == status.FAILED:
-        parts.append(detail.get("fault") or f"gave up: {detail.get('end_text', '')}")
+        parts.append(status.start_fault(detail) or f"gave up: {detail.get('end_text', '')}")
     elif "waiting" in detail:
         parts.append(f"waiting for {detail['waiting']}")
     elif state == status.UP:
@@ -148,7 +148,7 @@ def remark(detail: dict[str, str]) -> str:
         parts.append(f"not deployed: {printable(detail['not_deployed'])}")
     if "status_text" in detail:
         parts.append(printable(detail["status_text"]))
-    if "fault" in detail and state not in {status.BACKOFF, status.FAILED}:
+    if "bad_edit" in detail:
         parts.append(f"bad edit: {detail['fault']}")
     elif "changed" in detail:
         parts.append(f"changed: {detail['changed']}")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def describe(of: Supervisor) -> dict[str, str]:
     """What `detail` says beside the machine's state."""
-    fault = (of.fault if of.machine.state in {status.FAILED, status.BACKOFF} else None) or of.source.edit_fault or of.group.fault
+    start_fault = of.fault if of.machine.state in {status.FAILED, status.BACKOFF} else None
+    fault = start_fault or of.source.edit_fault or of.group.fault
     service = of.source.service
     jail = _describe_jail(service) if service else ""
     extra = {
@@ -32,6 +33,7 @@ def describe(of: Supervisor) -> dict[str, str]:
         "log": of.logs.path,
         "fault": str(fault) if fault else "",
         "hint": fault.hint if fault else "",
+        "bad_edit": "yes" if fault and not start_fault else "",
         "changed": of.source.changed,
         "files": of.source.running_files if of.jail.is_alive else "",
         "process_limits": of.jail.process_limits,

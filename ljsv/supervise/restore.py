@@ -82,7 +82,7 @@ def _go_on(machine: Machine | None, left: Left, now: float, *, has_jail: bool) -
         return machine, None, True
     if machine.state == status.FINISHING:
         return machine, Event("finish missing"), False  # it never had its go
-    if machine.state == status.BACKOFF or (machine.state == status.FAILED and "fault" not in left.detail):
+    if machine.state == status.BACKOFF or (machine.state == status.FAILED and not status.start_fault(left.detail)):
         return machine, None, False  # waiting, or it gave up
     if machine.is_waiting:
         return machine, Event("needs ready"), False  # or not: the start looks

@@ -101,6 +101,18 @@ def test_bad_edit_never_harms_a_running_service(scanning: Tree) -> None:
     assert "changed" not in scanning.detail("a")
 
 
+def test_bad_edit_while_it_waits_for_the_next_try(scanning: Tree) -> None:
+    """Beside why it waits, not in its place."""
+    path = scanning.add("a", "exit 3", policy='[restart]\nfirst_delay = "1000s"\n')
+    scanning.wait_state("a", "backoff")
+    (path / "limits").write_text("memory = lots\n")
+    wait_for(lambda: "fault" in scanning.detail("a"), "the fault to be shown")
+    assert "last run: exit 3" in scanning.ljsv("status", "a", code=3).stdout
+    (line,) = [line for line in scanning.ljsv("status").stdout.splitlines() if line.startswith("a ")]
+    assert "exit 3, next try in" in line and "bad edit: " in line and "not valid TOML" in line
+    assert "last run: exit 3" in scanning.ljsv("why", "a").stdout
+
+
 @pytest.mark.parametrize("how", ["kill", "upgrade"])
 @pytest.mark.parametrize(("file", "text"), [("policy", "x=\n"), ("limits", "memory = 7\n"), ("rootfs", "base = 7\n")])
 def test_bad_edit_outlives_its_supervisor(scanning: Tree, how: str, file: str, text: str) -> None:
