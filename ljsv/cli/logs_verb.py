@@ -20,6 +20,7 @@ from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
+from ljsv.paths import is_service_name
 from ljsv.supervise.logfile import NOT_REGULAR, open_regular
 
 OPTIONS = {"-f": "", "--follow": "", "-n": "LINES", "--lines": "LINES", "--since": "TIME", "--all": ""}
@@ -36,7 +37,7 @@ Line = tuple[bytes, int, bytes]  # key, number of the log, the line
 def run(_verb: str, options: Options) -> int:
     context = Context(options.get("--svdir"), options)
     is_many = len(options.operands) != 1
-    names = context.names() if options.operands or options.has("--all") else context.all_names()
+    names = _named(context) if options.operands or options.has("--all") else context.all_names()
     is_following = options.has("-f") or options.has("--follow")
     wanted = Wanted(options)
     logs = []
@@ -52,6 +53,17 @@ def run(_verb: str, options: Options) -> int:
         return EXIT_NOT_REACHED if names else EXIT_OK
     show(logs, wanted, is_following=is_following)
     return EXIT_OK
+
+
+def _named(context: Context) -> list[str]:
+    """The services that were named, or all; also one that was removed and has left its log. Fault for another."""
+    faults: list[Fault] = []
+    names = context.names(faults)
+    for fault in faults:
+        if not is_service_name(fault.service) or not os.path.isdir(context.places.log_of(fault.service)):
+            raise fault
+        names.append(fault.service)
+    return names
 
 
 class Wanted:

@@ -43,9 +43,10 @@ def plan(spec: JailSpec, facts: Facts) -> Plan:
     """Every step, in order."""
     asked = _asked(spec, facts)
     places = {place for place, _ in asked}
-    ours = [*_root(spec, facts), *_dev(facts), *_proc(facts), *_tmp_and_run(spec, facts), *_shown(facts)]
+    of_root, of_binds = _protected(spec, facts)
+    ours = [*_root(spec, facts), *of_root, *_dev(facts), *_proc(facts), *_tmp_and_run(spec, facts), *_shown(facts)]
     tree = [step for step in ours if not (isinstance(step, mounts.Bind) and step.to in places)]  # what was asked for is there instead
-    tree += [*_nodes_home(facts), *(step for _, step in asked), *(mounts.WriteProtect(path, inode) for path, inode in facts.set_id)]
+    tree += [*_nodes_home(facts), *(step for _, step in asked), *of_binds]
     prepared = _prepared(spec, facts)
     brought = _brought(spec, facts, tree)
     if facts.is_root:  # only the launcher may reach and map all of it
@@ -172,6 +173,15 @@ def _asked(spec: JailSpec, facts: Facts) -> list[tuple[str, Step]]:
         else:
             asked.append((path, mounts.Bind(path, path, _NO_EXEC, is_directory=False, follow=False)))
     return sorted(asked, key=lambda pair: pair[0].count("/"))
+
+
+def _protected(spec: JailSpec, facts: Facts) -> tuple[list[Step], list[Step]]:
+    """The set-user-id programs of the root itself, before anything is put over it, and those of the binds."""
+    sides: tuple[list[Step], list[Step]] = ([], [])
+    for path, inode in facts.set_id:
+        is_bound = any(f"{path}/".startswith(f"{bind.to}/") for bind in spec.binds)
+        sides[is_bound].append(mounts.WriteProtect(path, inode))
+    return sides
 
 
 def _closing(spec: JailSpec) -> list[Step]:

@@ -81,11 +81,14 @@ def test_remove_stops_first_and_waits(scanning: Tree) -> None:
     assert done.stdout == "ok: a: removed; its logs and state stay until: ljsv purge a\n"
     assert not is_alive(int(detail["pid"]))
     assert not [path for path in scanning.sv.iterdir() if path.name.endswith("a") or "removed" in path.name]
-    assert not is_alive(int(detail["supervisor"].split()[0])) and not os.path.exists(folder)
+    wait_for(lambda: not is_alive(int(detail["supervisor"].split()[0])), "its supervisor to end")
+    assert not os.path.exists(folder)
     assert "last words" in log.read_text() and 'base = "host"' in log.read_text()
     scanning.ljsv("remove", "a", "--yes", code=4)
+    assert scanning.ljsv("logs", "a", "-n", "1").stdout.endswith("last words\n")
     scanning.ljsv("purge", "a", "--yes")
     assert not log.exists()
+    assert "no such service" in scanning.ljsv("logs", "a", code=4).stderr
 
 
 def test_what_does_not_stop_is_not_removed(scanning: Tree) -> None:
@@ -173,7 +176,7 @@ def test_remove_with_the_scanner_dead(scanning: Tree) -> None:
     wait_for(lambda: "no scanner runs" in scanning.ljsv("status").stderr, "the scanner to end")
     scanning.ljsv("remove", "a", "--yes")
     assert not is_alive(int(detail["pid"]))
-    assert not is_alive(int(detail["supervisor"].split()[0]))
+    wait_for(lambda: not is_alive(int(detail["supervisor"].split()[0])), "its supervisor to end")
     assert not (scanning.sv / "a").exists()
 
 

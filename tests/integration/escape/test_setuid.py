@@ -147,6 +147,22 @@ def test_a_set_id_program_that_is_there_is_not_written(jail: Jail) -> None:
         assert len(succeeded(outside)) == 4 and marked(place), outside
 
 
+def test_what_is_put_over_a_set_id_program_by_another_name(jail: Jail) -> None:
+    """A bind at a place that the root has by a symlink covers the program: the jail starts, and sees what was asked for."""
+    root, shared = small_root(jail.tree), jail.tree.root / "shared"
+    (root / "real/d").mkdir(parents=True)
+    (root / "link").symlink_to("real")
+    shutil.copy("/usr/bin/id", root / "real/d/id")
+    shared.mkdir()
+    (shared / "mine").touch()
+    jail.tree.own(root)
+    (root / "real/d/id").chmod(0o4755)
+    for option, seen in (("--bind", "mine"), ("--tmpfs", "")):
+        given = f"{shared}:/link/d" if option == "--bind" else "/link/d"
+        done = jail.tree.run("ljexec", "--root", str(root), "--rw", option, given, "--seccomp", jail.seccomp, "--", "/bin/ls", "/real/d")
+        assert (done.returncode, done.stdout.strip()) == (0, seen), done
+
+
 def test_what_its_caller_may_not_look_into(jail: Jail) -> None:
     """A directory of mode 0 is open to the jail's root, and so to the one that looks for such programs; one that may be listed and not entered likewise."""
     for options, place, inside in exposed_places(jail):
