@@ -114,7 +114,9 @@ class Waiting:
         detail = self.context.detail(name)
         after = f", after {self.context.wait_s():g}s" if answer == UNDECIDED else ""
         print(f"{answer}: {one_line(name, detail)}{after}", flush=True)
-        if answer == UNDECIDED:
+        if answer == UNDECIDED and detail.get("result") == "done":
+            print_hint(f"ljsv once {name}  # it has done its work, and does not start by itself")
+        elif answer == UNDECIDED:
             print_hint(f"ljsv status {name}  # -w SECONDS waits longer")
         elif answer == MISSED:
             print_hint(detail.get("hint") or f"ljsv why {name}")

@@ -70,6 +70,16 @@ def test_not_reached(scanning: Tree) -> None:
     assert "did you mean bad?" in scanning.ljsv("wait", "baad", "ready", code=4).stderr
 
 
+def test_a_job_that_is_done(scanning: Tree) -> None:
+    """It may be started by somebody: that is waited for, and then the hint says how."""
+    scanning.add("job", "echo done", down="", policy='[restart]\nwhen = "failure"\n')
+    scanning.ljsv("once", "job")
+    scanning.wait_state("job", "down")
+    done = scanning.ljsv("wait", "job", "ready", "-w", "0.2", code=1)
+    assert done.stdout.startswith("timeout: job: down") and "done" in done.stdout
+    assert "hint: ljsv once job" in done.stderr
+
+
 def test_with_nobody_there(tree: Tree) -> None:
     """Without a scanner: down is true at once, anything else is 102."""
     tree.add("a")
