@@ -175,7 +175,7 @@ def report(channel_fd: int, stage: str, number: int | str, *texts: str) -> None:
     descriptors.send(channel_fd, b"F" + os.fsencode(text)[: REPORT_MAX - 1])
 
 
-def become(spec: JailSpec, build: Build, wiring: Wiring, last: list[Step]) -> None:
+def become(spec: JailSpec, build: Build, wiring: Wiring, last: Iterable[Step]) -> None:
     """The last moments before exec: session, standard descriptors, signals, the go, and the `last` steps, after which nothing else can be done."""
     user = found(build)
     enter_workdir(build.root_fd, workdir(spec))
