@@ -230,8 +230,9 @@ def _is_read(fifo: str) -> bool:
 
 
 def _read_link(path: str) -> str:
+    """Where that symlink leads to; "" where it is none."""
     try:
-        return os.readlink(path)
+        return os.path.join(os.path.dirname(path), os.readlink(path))
     except OSError:
         return ""
 

@@ -147,7 +147,7 @@ def run_builder(read_plan: Callable[[], tuple[JailSpec, Iterable[Step]]], build:
             step.execute(build)
         stage = STAGE_EXEC
         os.read(closed_r, 1)
-        become(spec, build, wiring, last)
+        become(spec, build, wiring, last, by_descriptor=spec.is_privileged)
     except Fault as fault:
         report(build.channel_fd, *fault_report(fault))
     except OSError as error:
@@ -175,8 +175,11 @@ def report(channel_fd: int, stage: str, number: int | str, *texts: str) -> None:
     descriptors.send(channel_fd, b"F" + os.fsencode(text)[: REPORT_MAX - 1])
 
 
-def become(spec: JailSpec, build: Build, wiring: Wiring, last: Iterable[Step]) -> None:
-    """The last moments before exec: session, standard descriptors, signals, the go, and the `last` steps, after which nothing else can be done."""
+def become(spec: JailSpec, build: Build, wiring: Wiring, last: Iterable[Step], *, by_descriptor: bool) -> None:
+    """The last moments before exec: session, standard descriptors, signals, the go, and the `last` steps, after which nothing else can be done.
+
+    `by_descriptor`: what was looked at is what is executed, whatever has its name by then.
+    """
     user = found(build)
     enter_workdir(build.root_fd, workdir(spec))
     standard = [wiring.stdin_fd, wiring.stdout_fd, wiring.stderr_fd]
@@ -200,7 +203,7 @@ def become(spec: JailSpec, build: Build, wiring: Wiring, last: Iterable[Step]) -
     try:
         env = environment(spec, user)
         path = find_program(spec.argv[0], env.get("PATH", ""))
-        program, argv = open_program(path, spec.argv) if spec.is_privileged else (path, spec.argv)
+        program, argv = open_program(path, spec.argv) if by_descriptor else (path, spec.argv)
         for step in last:
             stage = step.stage
             step.execute(build)

@@ -184,7 +184,7 @@ def _enter(spec: JailSpec, steps: list[Step], wiring: builder.Wiring, channel_fd
                 step.execute(build)
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of ids has cleared it
         process.prctl(process.PR_SET_DUMPABLE, 0)
-        builder.become(spec, build, wiring, last)
+        builder.become(spec, build, wiring, last, by_descriptor=True)  # somebody is in the jail, who could exchange it
     except Fault as fault:
         builder.report(channel_fd, *failure.fault_report(fault))
     except OSError as error:

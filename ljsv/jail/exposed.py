@@ -102,10 +102,11 @@ def _look_as_owner(spec: JailSpec, exposed: tuple[Place, ...]) -> tuple[list[tup
 def _look_for_set_id(spec: JailSpec, exposed: tuple[Place, ...], *, is_owner: bool = False) -> tuple[list[tuple[str, int]], str]:
     """PermissionError for what may not be looked at. What the `is_owner` of all the jail's ids may not open, the jail may not either."""
     found: list[tuple[str, int]] = []
+    closed: list[str] = []
     looked_at = 0
     for to, place in exposed:
         hidden = {*(bind.to for bind in spec.binds), *(tmpfs.at for tmpfs in spec.tmpfs), *(STANDARD_DIRECTORIES if spec.has_own_tmp else ("/dev", "/proc"))}
-        for inside, path, entry in _walk(place, to.rstrip("/"), hidden - {to}, is_owner=is_owner):
+        for inside, path, entry in _walk(place, to.rstrip("/"), hidden - {to}, closed if is_owner else None):
             looked_at += 1
             if inside.count("/") - to.count("/") > DEPTH_MAX or len(inside) > PATH_MAX:
                 return found, f"directories in each other, more than {DEPTH_MAX} or with too long a path"
@@ -115,13 +116,14 @@ def _look_for_set_id(spec: JailSpec, exposed: tuple[Place, ...], *, is_owner: bo
                 found.append((inside, entry.st_ino))
             if len(found) > SET_ID_MAX:
                 return found, f"more than {SET_ID_MAX} of them"
-    return sorted(found), ""
+    return sorted(found), f"directories that may be entered, but not listed ({closed[0]})" if closed else ""
 
 
-def _walk(place: str, to: str, hidden: set[str], *, is_owner: bool) -> Iterator[tuple[str, str, os.stat_result]]:
+def _walk(place: str, to: str, hidden: set[str], closed: list[str] | None) -> Iterator[tuple[str, str, os.stat_result]]:
     """Everything there but symlinks, a directory before what lies in it: (as the jail names it, where it is found now, what it is).
 
-    Through open directories: what was written may have made paths longer than the kernel takes.
+    Through open directories: what was written may have made paths longer than the kernel takes. `closed`: gets the
+    directories that may be entered and not listed; without it, PermissionError for what may not be looked at.
     """
     parent, name = os.path.split(place)
     open_fds = [os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
@@ -143,8 +145,10 @@ def _walk(place: str, to: str, hidden: set[str], *, is_owner: bool) -> Iterator[
                     open_fds.append(fd)
                     waiting.append(_list(fd, inside))
             except PermissionError as error:
-                if not is_owner:
+                if closed is None:
                     raise PermissionError(error.errno, error.strerror, place + inside.removeprefix(to)) from None
+                if os.access(name, os.X_OK, dir_fd=open_fds[-1]):
+                    closed.append(place + inside.removeprefix(to))
             except OSError as error:
                 if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:  # gone since it was listed, or exchanged
                     raise OSError(error.errno, error.strerror, place + inside.removeprefix(to)) from None

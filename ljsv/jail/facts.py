@@ -318,15 +318,19 @@ def _check_access(spec: JailSpec, path: str, entry: os.stat_result) -> None:
 
 
 def _find_covered(directory: str) -> tuple[str, ...]:
-    """Real directories there: a symlink into the runtime directory leads nowhere in the jail."""
-    covered: list[str] = []
+    """What lies there of supervise and env directories: one that a symlink leads out to, as into the runtime directory, is not seen in the jail."""
     if not directory:
         return ()
+    root = os.path.realpath(directory)
+    covered = []
     for name in ("supervise", "env", "log/supervise", "log/env"):
-        path = f"{directory}/{name}"
-        if os.path.isdir(path) and not os.path.islink(path):
-            covered.append(name)
-    return tuple(covered)
+        path = os.path.realpath(f"{root}/{name}")
+        if path == root and name.endswith("supervise"):
+            cause = "it is the service directory itself, which the jail sees: it could steer its supervisor"
+            raise Fault("cannot start", f"{root}/{name}", cause, hint=f"rm {quote(f'{root}/{name}')}  # it is made anew")
+        if path.startswith(f"{root}/") and os.path.isdir(path):
+            covered.append(path.removeprefix(f"{root}/"))
+    return tuple(dict.fromkeys(covered))
 
 
 def _find_missing(spec: JailSpec, etc: tuple[tuple[str, bool], ...], binds: tuple[bool, ...]) -> tuple[tuple[str, bool], ...]:

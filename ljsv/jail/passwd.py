@@ -74,6 +74,9 @@ def find_user(wanted: str, root_fd: int, origin: str) -> User:
     if gid_text and not _is_id(gid_text):
         gid_text = _find_group(gid_text, root_fd, origin)
     uid = int(uid_text) if by_number else int(entry[2]) if entry else 0
+    if uid == 0 and not by_number and uid_text != "root":
+        cause = "it is uid 0 there, the jail's root with its capabilities"
+        raise Fault(f"{origin}: the jail's user {uid_text} is root", "/etc/passwd in the jail", cause, hint=f"if that is what you want: {_asked(origin, 'root')}")
     gid = int(gid_text) if gid_text else int(entry[3]) if entry else uid
     if not (uid < RANGE_SIZE and gid < RANGE_SIZE):
         raise Fault(f"{origin}: user: found {wanted!r}", "", f"ids inside a jail are below {RANGE_SIZE}", hint=f"correct {origin}")

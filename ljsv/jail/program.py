@@ -87,7 +87,7 @@ def open_program(path: str, argv: tuple[str, ...]) -> tuple[int, tuple[str, ...]
     """(what execve(2) would execute for it, by its descriptor, the arguments): a script's interpreter for a script.
 
     For where somebody in the jail may put a magic link in its place after it
-    was looked at, and what he got hold of by that would be the real root's.
+    was looked at: what he got hold of by that is the Python that runs ljsv.
     Before Linux 6.14 a program that is executed so has the number of the
     descriptor for its name (`ps`).
     """

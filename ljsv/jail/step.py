@@ -39,7 +39,7 @@ _ATTRIBUTE_WORDS = (
     (MOUNT_ATTR_NODEV, "nodev"),
     (MOUNT_ATTR_NOEXEC, "noexec"),
 )
-LINKS_MAX = 40
+LINKS_MAX, DEPTH_MAX = 40, 200  # symlinks to symlinks; directories in each other
 
 
 class Build:
@@ -135,6 +135,8 @@ def open_target(root_fd: int, path: str, *, is_directory: bool, follow: bool, de
     A symlink that leads nowhere (a distribution's /etc/resolv.conf into /run)
     has what it leads to made.
     """
+    if path.count("/") > DEPTH_MAX:
+        raise OSError(errno.ENAMETOOLONG, f"more than {DEPTH_MAX} directories in each other", path[:DEPTH_MAX])
     resolve = RESOLVE_IN_ROOT | (0 if follow else RESOLVE_NO_SYMLINKS)
     try:
         return _of_kind(mount.openat2(root_fd, path, os.O_PATH, resolve), path, is_directory=is_directory)

@@ -378,13 +378,16 @@ class Relay:
         """Ctrl-C and its like are for whoever else is in the pipe as well: raw, the terminal no longer tells them.
 
         After the program, which would else see the end of its input first.
+        Which keys they are the user's terminal says, never the jail's: what a
+        terminal answers by itself counts as typed, too.
         """
         try:
-            _, _, _, lflag, _, _, keys = termios.tcgetattr(self.master_fd)
+            lflag = termios.tcgetattr(self.master_fd)[3]
         except termios.error:
             return
-        if not lflag & termios.ISIG:
-            return  # to the program they are keys as any other
+        keys = self.before[6]
+        if not lflag & self.before[3] & termios.ISIG:
+            return  # to the program, or to the user, they are keys as any other
         for place, number in ((termios.VINTR, signal.SIGINT), (termios.VQUIT, signal.SIGQUIT), (termios.VSUSP, signal.SIGTSTP)):
             if keys[place] != b"\0" and keys[place] in typed:
                 handler = signal.signal(number, signal.SIG_IGN)  # we have it already

@@ -21,7 +21,8 @@ def describe(of: Supervisor) -> dict[str, str]:
     start_fault = of.fault if of.machine.state in {status.FAILED, status.BACKOFF} else None
     fault = start_fault or of.source.edit_fault or of.group.fault
     service = of.source.service
-    jail = _describe_jail(service) if service else ""
+    privileged = _is_privileged(of, service)
+    jail = _describe_jail(service, is_privileged=privileged) if service else ""
     extra = {
         "supervisor": "-" if of.is_done else of.me,
         "boot": of.boot_id,
@@ -29,7 +30,7 @@ def describe(of: Supervisor) -> dict[str, str]:
         "identity": format_identity(of.source.identity),
         "jail": jail,
         "overlay": _overlay_in_effect(of, service) if service else "",
-        "privileged": "yes" if service and service.rootfs.security.user_namespace == "host" else "",
+        "privileged": "yes" if privileged else "",
         "log": of.logs.path,
         "fault": str(fault) if fault else "",
         "hint": fault.hint if fault else "",
@@ -68,9 +69,16 @@ def _overlay_in_effect(of: Supervisor, service: Service) -> str:
     return f"{overlay}/layers/{service.layer}" if overlay and service.layer else overlay
 
 
-def _describe_jail(service: Service) -> str:
+def _is_privileged(of: Supervisor, service: Service | None) -> bool:
+    """The jail that is there; where there is none, the next one."""
+    if of.jail.record:
+        return bool(of.jail.record.is_privileged)
+    return bool(service and service.rootfs.security.user_namespace == "host")
+
+
+def _describe_jail(service: Service, *, is_privileged: bool) -> str:
     """`debian-12 + overlay`, in a word or two."""
     name = service.deployed or service.image_name or ("host" if service.base_kind == HOST else os.path.basename(service.base_path))
     extra: list[str] = [service.rootfs.writable] if service.rootfs.writable != "no" else []
-    extra += ["privileged"] if service.rootfs.security.user_namespace == "host" else []
+    extra += ["privileged"] if is_privileged else []
     return " + ".join([name, *extra])

@@ -36,8 +36,8 @@ NO_GROUP = "-"
 class JailRecord:
     """One jail: pid and start time (clock ticks) of its pid 1, its service and what serves its image, on this boot.
 
-    `user`, `capabilities` (a bit mask), `has_filter` and `no_setid` are what it was built
-    with: who enters gets the same.
+    `user`, `capabilities` (a bit mask), `has_filter`, `no_setid` and `is_privileged` are what it
+    was built with, whatever its files say by now: who enters gets the same.
     """
 
     boot_id: str
@@ -54,6 +54,7 @@ class JailRecord:
     capabilities: int = 0
     has_filter: int = 1
     no_setid: int = 0
+    is_privileged: int = 0
     log_inode: int = 0  # of the FIFO that it writes to
     cgroup: str = NO_GROUP  # the directory of its control group
 
@@ -99,7 +100,7 @@ def record_of(boot_id: str, generation: int, script: str, jail: Launch) -> JailR
     return JailRecord(
         boot_id, generation, script, jail.pid, read_start_time(jail.pid), jail.service_pid, read_start_time(jail.service_pid),
         jail.ids.slot, user=spec.user or "root", capabilities=sum(1 << number for number in spec.capabilities),
-        has_filter=int(spec.has_filter), no_setid=int(jail.facts.no_setid),
+        has_filter=int(spec.has_filter), no_setid=int(jail.facts.no_setid), is_privileged=int(spec.is_privileged),
     )
 
 

@@ -112,6 +112,17 @@ def test_users(tmp_path: Path, wanted: str, answer: object) -> None:
         os.close(fd)
 
 
+def test_user_that_is_root_by_another_name(tmp_path: Path) -> None:
+    """A passwd that gives the jail's root away is refused; its number is not."""
+    fd = root_with(tmp_path, "root:x:0:0::/root:/bin/sh\nwww-data:x:0:0::/:/bin/sh\n")
+    try:
+        with pytest.raises(Fault, match="the jail's user www-data is root"):
+            find_user("www-data", fd, "rootfs")
+        assert [find_user(wanted, fd, "rootfs").uid for wanted in ("", "root", "0", "root:7")] == [0, 0, 0, 0]
+    finally:
+        os.close(fd)
+
+
 @given(st.text(max_size=300))
 def test_any_passwd_is_harmless(text: str) -> None:
     """A user with ids of a jail, or a refusal."""

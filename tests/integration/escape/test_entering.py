@@ -73,15 +73,29 @@ def test_program_through_a_descriptor_of_who_enters(scanning: Tree, tool: Path) 
         os.close(directory_fd)
 
 
-def test_program_that_is_exchanged_while_it_is_looked_at(scanning: Tree, tool: Path) -> None:
-    """The same, by a jail that swaps a harmless program for a symlink to the host a hundred thousand times a second."""
+def swap(scanning: Tree, target: str) -> None:
+    """A service that exchanges /tmp/good/echo, which does nothing, and /tmp/bad/echo, a symlink to `target`, all the time."""
     jail = Jail(scanning, "default")
     root = small_root(scanning)
     binds = "".join(f'[[bind]]\nfrom = "{source}"\nto = "{to}"\n' for source, to in [(jail.attacks, "/attacks"), *((f"/{name}", f"/{name}") for name in ("usr", "lib", "lib64") if os.path.isdir(f"/{name}"))])
     (root / "tmp/x").mkdir()
-    run = f"#!/bin/sh\ncd /tmp; mkdir good bad; echo '#!/bin/busybox true' > good/echo; chmod 755 good/echo; ln -s /proc/self/fd/50/{UP}{tool} bad/echo\nexec {PYTHON} -u /attacks/swap.py /tmp/good/echo /tmp/bad/echo"
+    run = f"#!/bin/sh\ncd /tmp; mkdir good bad; echo '#!/bin/busybox true' > good/echo; chmod 755 good/echo; ln -s {target} bad/echo\nexec {PYTHON} -u /attacks/swap.py /tmp/good/echo /tmp/bad/echo"
     scanning.add("web", run, f'base = "{root}"\n{binds}')
     wait_for(lambda: "swapping" in scanning.log("web"), f"the attack: {scanning.detail('web')} {scanning.log('web')}")
+
+
+def test_interpreter_of_who_enters(scanning: Tree) -> None:
+    """The Python that runs ljsv is not executed either, by the name of a program that was another when it was looked at (CVE-2019-5736)."""
+    swap(scanning, "/proc/self/exe")
+    for which in ("good", "bad"):
+        for _ in range(25):
+            done = scanning.run("ljsv", "enter", "web", f"/tmp/{which}/echo", "-c", "print('escaped')")
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "") or (done.returncode == 126 and "out of the jail" in done.stderr), f"the host's Python ran: {done}"
+
+
+def test_program_that_is_exchanged_while_it_is_looked_at(scanning: Tree, tool: Path) -> None:
+    """The same as through a descriptor, by a jail that swaps a harmless program for a symlink to the host a hundred thousand times a second."""
+    swap(scanning, f"/proc/self/fd/50/{UP}{tool}")
     directory_fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     os.dup2(directory_fd, 50, inheritable=True)
     try:

@@ -81,6 +81,49 @@ def test_files_of_the_supervisor(either: Tree) -> None:
     assert either.state("web") == "ready"
 
 
+@pytest.mark.parametrize("link", ["relative", "absolute", "the log's"])
+def test_supervise_that_lies_elsewhere_in_the_service_directory(scanning: Tree, link: str) -> None:
+    """A symlink to a directory beside it: it is covered there, and the commands find it, whatever the working directory."""
+    path = scanning.write("web", "while :; do for f in /run/service/.st/* /run/service/.log/env/*; do [ ! -e $f ] || echo seen $f; done; echo looked; sleep 0.1; done")
+    (path / ".st").mkdir()
+    (path / "supervise").symlink_to(scanning.sv / "web/.st" if link == "absolute" else ".st")
+    if link == "the log's":
+        (path / ".log/env").mkdir(parents=True)
+        (path / ".log/env/SECRET").write_text("secret\n")
+        (path / ".log/run").write_text("#!/bin/sh\nexec cat > /run/service/log/all\n")
+        (path / "log").symlink_to(".log")
+    scanning.own(path)
+    path.rename(scanning.sv / "web")
+    scanning.wait_state("web", "ready")
+    if link != "the log's":
+        wait_for(lambda: "looked" in scanning.log("web"), "its word")
+        assert "seen" not in scanning.log("web")
+    assert scanning.ljsv("status", "web", "-o", "state").stdout == "ready\n"
+    assert "it is supervised" in scanning.ljsv("purge", "web", "--yes", code=1).stderr
+    assert (scanning.sv / "web/.st/control").is_fifo()
+
+
+def test_supervise_that_is_the_service_directory_itself(scanning: Tree) -> None:
+    """Nothing could keep the jail from its supervisor's control FIFO: refused."""
+    path = scanning.write("web")
+    (path / "supervise").symlink_to(".")
+    scanning.own(path)
+    path.rename(scanning.sv / "web")
+    scanning.wait_state("web", "failed")
+    assert "could steer its supervisor" in scanning.detail("web")["fault"]
+
+
+def test_log_directory_elsewhere(scanning: Tree) -> None:
+    """A `log` that leads out of the service directory, as with runit, may have env/ and supervise/: the jail does not see them, and starts."""
+    path = scanning.write("web")
+    (path / "log").symlink_to(scanning.root / "elsewhere")
+    for name in ("env", "supervise"):
+        (scanning.root / "elsewhere" / name).mkdir(parents=True)
+    scanning.own(path)
+    path.rename(scanning.sv / "web")
+    scanning.wait_state("web", "ready")
+
+
 def test_files_of_the_supervisor_as_root(scanning: Tree) -> None:
     """The same where the supervisor may be root's."""
     results = results_of(start(scanning, "supervise"))

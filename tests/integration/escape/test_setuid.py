@@ -178,6 +178,19 @@ def test_what_its_caller_may_not_look_into(jail: Jail) -> None:
             assert set(results.values()) <= {"EROFS", "EXDEV", "EBUSY"} and len(results) == 4, results
 
 
+def test_what_may_be_entered_and_not_listed(jail: Jail) -> None:
+    """A directory of another user, with x and without r: what lies there may be opened by its name, so not all was looked at."""
+    if os.geteuid() or not jail.tree.uid:
+        pytest.skip("needs root, to make a directory of another user for one")
+    if jail.seccomp == "off":
+        pytest.skip("without a filter nothing keeps it from that")
+    for options, place, _ in exposed_places(jail):
+        (place / "folder").mkdir(mode=0o711)
+        (place / "folder").chmod(0o711)
+        done = jail.tree.run("ljexec", *options, "--seccomp", jail.seccomp, "--", "/bin/true")
+        assert done.returncode == 0 and "may be entered, but not listed" in done.stderr, done
+
+
 def test_capabilities_of_what_nobody_may_execute_yet(jail: Jail) -> None:
     """A program whose x bits an administrator has taken away keeps them, and the jail could give it the bits."""
     if os.geteuid():

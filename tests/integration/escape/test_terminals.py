@@ -54,6 +54,30 @@ def test_the_attack_is_sound(tree: Tree) -> None:
     assert "injected" in pushed(jail, f"{PYTHON} {jail.attacks}/terminals.py").partition("PUSHED")[2]
 
 
+# In the jail: its terminal's key for SIGQUIT is one that a terminal answers with by itself (DA1: ESC [ c), as if it had been typed.
+ASKS = """
+import os, sys, termios, time
+fd = os.open("/dev/tty", os.O_RDWR)
+attributes = termios.tcgetattr(fd)
+attributes[3] &= ~termios.ICANON
+for key in (termios.VINTR, termios.VQUIT, termios.VSUSP):
+    attributes[6][key] = b"c"
+termios.tcsetattr(fd, termios.TCSANOW, attributes)
+os.write(fd, b"ask" + b"ed")
+time.sleep(0.5)
+"""
+
+
+def test_which_keys_are_for_the_callers_group(jail: Jail) -> None:
+    """With its input a pipe, Ctrl-C goes to the whole pipe: a key that the jail has named, and the terminal answers with, does not."""
+    command = f"echo data | ljexec --seccomp {jail.seccomp} -- {PYTHON} -c '{ASKS}'; echo 'goes' on; sleep 0.1; echo DONE"
+    with Terminal(jail.tree, "/bin/sh", "-c", command) as terminal:
+        terminal.wait_for("asked")
+        terminal.type("\x1b[?62;22c")
+        terminal.wait_for("DONE")
+        assert "goes on" in terminal.shown
+
+
 @pytest.mark.parametrize("seccomp", ["default", "off"])
 def test_terminal_of_who_enters(scanning: Tree, seccomp: str) -> None:
     """`ljsv enter` with the terminal as input alone, and as all three."""

@@ -664,3 +664,11 @@ def test_a_service_has_the_mounts_that_explain_prints(scanning: Tree, root: Path
     assert all(f"{scanning.sv}/a" in line or "/run/service" in line or "host name a" in line or line.startswith(("map ids", "exec", "resource limits", "environment")) for line in own), own
     mounts = subprocess.run(["cat", f"/proc/{scanning.pid('a')}/mountinfo"], capture_output=True, text=True, check=True).stdout
     assert len([line for line in told if line.startswith(("attach", "bind", "tmpfs", "devpts", "proc ", "cover", "make /proc"))]) == len(mounts.splitlines()) + 1  # the scratch is gone
+
+
+def test_a_symlink_through_more_directories_than_anybody_has(tree: Tree, root: Path) -> None:
+    """In the base: told by what it is, not by what it does to us."""
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").symlink_to("x/" * 1500 + "x")
+    done = tree.run("ljexec", "--root", str(root), "--rw", "--", "/bin/true")
+    assert done.returncode == 125 and "more than 200 directories in each other" in done.stderr, done

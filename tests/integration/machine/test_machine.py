@@ -75,6 +75,21 @@ def test_privileged_is_shown(scanning: Tree) -> None:
     assert "with new namespaces: mount pid" in explained
 
 
+def test_privileged_is_what_runs(scanning: Tree) -> None:
+    """Not what its files have said since; nor does a bad edit hide it."""
+    root_only(scanning)
+    path = scanning.add("clock", rootfs=PRIVILEGED)
+    scanning.wait_state("clock", "ready")
+    for text in ('base = "host"\n', "nonsense = 1\n"):
+        (path / "rootfs").write_text(text)
+        wait_for(lambda: "changed" in scanning.detail("clock"), "the edit to be seen")
+        assert scanning.ljsv("status", "clock", "-o", "privileged,jail").stdout.split() == ["yes", "host", "+", "privileged"]
+        assert "is_privileged 1" in (scanning.supervise("clock") / "jail").read_text()
+    (path / "rootfs").write_text('base = "host"\n')
+    scanning.ljsv("restart", "clock")
+    assert scanning.ljsv("status", "clock", "-o", "privileged").stdout == "no\n"
+
+
 def test_capability_of_the_machine_has_effect_only_when_privileged(scanning: Tree) -> None:
     """NET_ADMIN on the host's network, and a file system that is the real root's."""
     root_only(scanning)
