@@ -82,6 +82,15 @@ def open_jail(record: JailRecord) -> tuple[int, int]:
     return open_both(record.pid, record.start_time, record.service_pid, record.service_start_time)
 
 
+def is_alive(record: JailRecord) -> bool:
+    """Whether its pid 1 is there."""
+    fds = open_jail(record)
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
+    return fds[0] >= 0
+
+
 def open_both(pid: int, start_time: int, service_pid: int, service_start_time: int) -> tuple[int, int]:
     """The same by the numbers of a record."""
     pidfd = open_process(pid, start_time)

@@ -156,6 +156,7 @@ class Supervisor:
         if held:
             self._wake(held)
         self.directory.make()
+        self._follow_rename()
         self._load()  # where the log goes, before what is in it goes there
         if self.log_reading:
             self.log_reading.begin()
@@ -497,16 +498,29 @@ class Supervisor:
         if folder == self.places.svdir and is_service_name(name) and name != self.name:
             self._rename(name)
 
+    def _follow_rename(self) -> None:
+        """It got its name while nobody supervised it: what lies under the one before follows, where no other service has that by now."""
+        folder, before = os.path.split(status.read_detail(self.directory.path).get("directory", ""))
+        if folder != self.places.svdir or before == self.name or not is_service_name(before) or not is_service_name(self.name):
+            return
+        jail = record.read_jail_record(self.directory.path)
+        if not os.path.lexists(f"{folder}/{before}") or (jail and record.is_alive(jail)):  # what runs holds it
+            self.events.send("renamed", was=before)
+            self._move_what_is_kept(before)
+
+    def _move_what_is_kept(self, before: str) -> None:
+        """State and logs are kept by name."""
+        for where in (self.places.state_of, self.places.log_of):
+            move_directory(where(before), where(self.name))
+        if self.log_reading:
+            self.log_reading.follow_name(before, self.name)
+
     def _rename(self, name: str) -> None:
         self.events.send("renamed", to=name)
-        old, self.name = self.places.log_of(self.name), name
+        before, self.name = self.name, name
         self.events.source = name
-        state, new_state = self.places.state_of(os.path.basename(old)), self.places.state_of(name)
-        move_directory(state, new_state)
-        move_directory(old, self.places.log_of(name))
+        self._move_what_is_kept(before)
         self.logs.move(self.places.log_of(name))  # also where that name has a log already: the old name may be another's soon
-        if self.log_reading:
-            self.log_reading.follow_name(os.path.basename(old), name)
 
     # ---- starting and ending
 

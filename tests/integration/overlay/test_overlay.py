@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -50,14 +51,30 @@ def test_changes_are_kept_over_restarts_and_redeployments(tree: Tree) -> None:
     assert tree.log("web").count("run") == 5
 
 
-def test_a_renamed_service_keeps_what_it_wrote(tree: Tree) -> None:
-    """While it runs, and at its next start."""
+@pytest.mark.parametrize("supervisor", ["lives", "is killed", "has exited", "is killed, and another has the name"])
+def test_a_renamed_service_keeps_what_it_wrote(tree: Tree, supervisor: str) -> None:
+    """While it runs, and at its next start; also where its supervisor has not heard of it."""
     start(tree, "echo run >> /count; cat /count; echo END")
     wait_log(tree, "END")
+    before = tree.supervisor_pid("web")
+    if supervisor == "has exited":
+        tree.ljsv("exit", "--all")
+    if "killed" in supervisor:
+        os.kill(before, signal.SIGSTOP)
     (tree.sv / "web").rename(tree.sv / "site")
-    wait_for(lambda: "site" in tree.detail("site").get("directory", ""), "the new name")
-    tree.ljsv("restart", "site")
+    if "another" in supervisor:
+        tree.add("web", "echo other > /count; exec sleep 1000", (tree.sv / "site/rootfs").read_text())
+    if "killed" in supervisor:
+        os.kill(before, signal.SIGKILL)
+    if supervisor == "has exited":
+        tree.ljsv("up", "site")
+    else:
+        wait_for(lambda: "site" in tree.detail("site").get("directory", "") and tree.supervisor_pid("site"), "the new name")
+        tree.ljsv("restart", "site")
     wait_for(lambda: (overlay_of(tree, "site") / "upper/count").read_text() == "run\nrun\n", "the second run")
+    assert tree.log("site").count("END") == 2
+    if "another" in supervisor:
+        wait_for(lambda: (overlay_of(tree, "web") / "upper/count").read_text() == "other\n", "the other one's own")
 
 
 def test_elsewhere(tree: Tree) -> None:
