@@ -21,6 +21,7 @@ UNDECIDED, REACHED, MISSED = "undecided", "reached", "missed"
 OPTIONS = {"--all": ""}
 Verdict = Callable[[dict[str, str], str], str]
 SCANNER_TRIES, SCANNER_PAUSE_S = 20, 0.05
+EXIT_TRIES = 5
 KILLED_WITHIN_S = 1.0
 SETTLE_S = 0.2  # what counts as ready when it runs, but ends within this, has not come up
 
@@ -359,19 +360,43 @@ def _is_loop_free(after: dict[str, set[str]]) -> bool:
 
 def exit_(context: Context) -> int:
     """Named services: their supervisors end. --all: everything ends, the scanner too."""
-    if context.options.has("--all") and not context.options.operands and context.has_scanner():
-        return _exit_scanner(context)
-    if context.options.has("--all") and _is_something_left(context):
-        ensure_scanner(context)  # what lost its supervisor is found and stopped by a scanner
-        return _exit_scanner(context)
     names = context.names()
     if context.options.has("--all"):
-        names = [name for name in names if context.is_supervised(name)]
+        return _exit_all(context)
+    return _exit_services(context, names, lambda name: context.send(name, "x"), context.wait_s())
+
+
+def _exit_all(context: Context) -> int:
+    """The scanner is told, and its end waited for. Where it is killed meanwhile, those that it had are told one by one."""
+    give_up_at = time.monotonic() + context.wait_s()
+    for _ in range(EXIT_TRIES):
+        wait_s = max(give_up_at - time.monotonic(), 0.0)
+        supervised = [name for name in context.all_names() if context.is_supervised(name)]
+        if context.has_scanner():
+            if not _exit_scanner(context, wait_s):
+                print(f"timeout: services are still stopping after {context.wait_s():g}s", flush=True)
+                print_hint("ljsv status  # -w SECONDS waits longer")
+                return EXIT_NOT_REACHED
+        elif supervised:
+            code = _exit_services(context, supervised, lambda name: _exit_in_order(context, name), wait_s)
+            if code != EXIT_OK:
+                return code
+        elif _is_something_left(context):
+            ensure_scanner(context)  # what lost its supervisor is found and stopped by a scanner
+        else:
+            print(f"ok: all services of {context.shown} and their scanner have ended")
+            return EXIT_OK
+    print("fail: what supervises them is killed again and again", flush=True)
+    print_hint("ljsv events -n 20")
+    return EXIT_NOT_REACHED
+
+
+def _exit_services(context: Context, names: list[str], tell: Callable[[str], None], wait_s: float) -> int:
     with Subscription() as subscription:
         subscription.add(f"{context.places.scanner}/event")
         for name in names:
             subscription.add(f"{context.supervise_of(name)}/event")
-            context.send(name, "x")
+            tell(name)
         left = list(names)
 
         def is_decided() -> bool:
@@ -381,37 +406,56 @@ def exit_(context: Context) -> int:
                     print(f"ok: {name}: exited", flush=True)
             return not left
 
-        if subscription.until(is_decided, context.wait_s()):
+        if subscription.until(is_decided, wait_s):
             return EXIT_OK
     for name in left:
         _report(context, name, UNDECIDED)
     return EXIT_NOT_REACHED
 
 
+def _exit_in_order(context: Context, name: str) -> None:
+    """As the scanner tells it: after those that need it."""
+    import signal
+
+    from ljsv.linux.process import open_process
+
+    words = context.detail(name).get("supervisor", "-").split()
+    pidfd = open_process(int(words[0]), int(words[1])) if len(words) == 2 else -1
+    if pidfd >= 0:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
+        os.close(pidfd)
+
+
 def _is_something_left(context: Context) -> bool:
-    """Whether a jail's record is there without a supervisor, or a runtime folder without its directory."""
-    folders = [context.supervise_of(name) for name in context.all_names()]
+    """Whether a jail runs, perhaps without its directory."""
+    from ljsv.supervise.record import is_alive, read_jail_record
+
+    folders = {context.supervise_of(name) for name in context.all_names()}
     runtime = context.places.runtime
     if runtime and os.path.isdir(runtime):
-        folders += [f"{runtime}/{name}" for name in os.listdir(runtime) if not name.startswith(".")]
-    return any(os.path.exists(f"{folder}/jail") for folder in folders)
+        folders |= {f"{runtime}/{name}" for name in os.listdir(runtime) if not name.startswith(".")}
+    return any(is_alive(record) for folder in folders if (record := read_jail_record(folder)))
 
 
-def _exit_scanner(context: Context) -> int:
+def _exit_scanner(context: Context, wait_s: float) -> bool:
+    """Whether it ends in time, told to."""
     import select
 
     from ljsv.linux.process import open_process
 
-    with open(f"{context.places.scanner}/pid") as file:
-        pid, start_time = map(int, file.read().split())
+    try:
+        with open(f"{context.places.scanner}/pid") as file:
+            pid, start_time = map(int, file.read().split())
+    except FileNotFoundError:
+        return True  # it has ended by itself in this moment
     pidfd = open_process(pid, start_time)
     context.tell_scanner("exit\n")
-    if pidfd >= 0:
+    if pidfd < 0:
+        return True
+    try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        if not poll.poll(context.wait_s() * 1000):
-            print(f"timeout: services are still stopping after {context.wait_s():g}s", flush=True)
-            print_hint("ljsv status  # -w SECONDS waits longer")
-            return EXIT_NOT_REACHED
-    print(f"ok: all services of {context.shown} and their scanner have ended")
-    return EXIT_OK
+        return bool(poll.poll(wait_s * 1000))
+    finally:
+        os.close(pidfd)

@@ -333,6 +333,29 @@ def children(pid: int) -> set[int]:
     return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
+@pytest.mark.parametrize("is_asleep", [False, True], ids=["awake", "asleep"])
+def test_exit_all_whose_scanner_is_killed(tree: Tree, is_asleep: bool) -> None:  # noqa: FBT001 - a parameter
+    """It is ok only when nothing runs any more; what is needed ends last all the same, and nothing is started again."""
+    if is_asleep:
+        tree.env["LJSV_SLEEP_AFTER"] = "100ms"
+    tree.ljsv("scan", "--daemon")
+    slow = "trap 'echo ending; sleep 1; echo ended; exit 0' TERM\necho began\nwhile :; do sleep 0.05; done"
+    add(tree, "db", slow)
+    add(tree, "web", slow, policy='needs = ["db"]\n')
+    for name in ("web", "db"):
+        tree.wait_state(name, "ready")
+        wait_for(lambda name=name: "began" in tree.log(name), "its trap")
+    pids = {name: tree.pid(name) for name in ("web", "db")}
+    command = tree.start("ljsv", "exit", "--all", "-w", "30")
+    wait_for(lambda: "ending" in tree.log("web"), "the first to be stopped")
+    os.kill(scanner_pid(tree), signal.SIGKILL)
+    said, _ = command.communicate(timeout=40)
+    assert command.returncode == 0 and "have ended" in said, said
+    for name in ("web", "db"):
+        assert tree.log(name).count("began") == 1 and tree.log(name).count("ended") == 1, tree.log(name)
+        assert not is_alive(pids[name])
+
+
 def test_exit_all_without_a_scanner_ends_orphaned_jails(tree: Tree) -> None:
     """Scanner and supervisors killed: `exit --all` still ends everything."""
     tree.ljsv("scan", "--daemon")
