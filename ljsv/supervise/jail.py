@@ -7,12 +7,13 @@ it ended, when pid 1 of the jail is gone and so is everything that was in it.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from contextlib import suppress
 from dataclasses import replace
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.jail import builder, enter, ids, launch
 from ljsv.jail.builder import Wiring
 from ljsv.jail.failure import STAGE_EXEC
@@ -208,8 +209,8 @@ class ServiceJail:
                 self.record.write(self._directory())
             _apply_priority(jail.spec, jail.service_pid)
         except OSError as error:
-            self.fault = Fault.from_os("cannot start", error)
-            self.fault.is_transient = isinstance(error, FileNotFoundError)
+            self.fault = Fault.from_os("cannot start", error, hint=f"df {quote(self._directory())}")
+            self.fault.is_transient = error.errno not in {errno.EPERM, errno.EACCES, errno.EINVAL}  # of its limits
             self.kill()
             return
         jail.give_go()

@@ -177,6 +177,10 @@ def _tell_to_end(m: Machine) -> tuple[Action, ...]:
     return (*script, Signal(m.due, "t"), Signal(signal.SIGCONT))
 
 
+def _fail(m: Machine, now: float) -> Result:
+    return replace(m, state=FAILED, since=now, deadline=None, result="failed", is_paused=False, term_sent=False), ()
+
+
 def _conclude(m: Machine, rules: Rules, now: float) -> Result:
     """What follows when a run, and its finish script, have ended."""
     is_success = (m.end or LOST).is_success and not m.has_failed
@@ -186,7 +190,7 @@ def _conclude(m: Machine, rules: Rules, now: float) -> Result:
         m = replace(m, is_commanded=False)
         if m.want == WANT_DOWN or m.is_exiting:
             return _rest(m, now, "stopped")
-        return replace(m, state=FAILED, since=now, deadline=None, result="failed"), ()
+        return _fail(m, now)
     if m.is_exiting or m.want == WANT_DOWN:
         return _rest(replace(m, failures=0), now, "stopped")
     if m.want == WANT_ONCE:
@@ -203,8 +207,8 @@ def _again(m: Machine, rules: Rules, now: float) -> Result:
     """An automatic restart, after the wait that the last runs have earned."""
     failures = 0 if m.was_ready and m.run_time >= rules.stable_after else min(m.failures + 1, FAILURES_MAX)
     m = replace(m, failures=failures)
-    if rules.give_up_after and failures >= rules.give_up_after:
-        return replace(m, state=FAILED, since=now, deadline=None, result="failed"), ()
+    if rules.give_up_after and failures >= rules.give_up_after and m.end is not NOT_STARTED:  # that it could not start for now is no fault of its own
+        return _fail(m, now)
     delay = rules.first_delay
     if failures:
         delay = min(rules.max_delay, rules.delay * 2.0 ** min(failures - 1, 40))

@@ -8,7 +8,6 @@ exit record, and carries on (see `record`).
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import traceback
@@ -578,9 +577,9 @@ class Supervisor:
             open_fds.append(terminal.open_host(tty, spec.origin) if tty else self._open_stdin(script))
             open_fds.append(os.dup(open_fds[0]) if tty else self._open_stdout(service))
             self.jail.begin(spec, script, self.name, open_fds, self.logs.current, wires, is_drained=not (self.log_reading and self.log_reading.service))
-        except OSError as error:
-            fault = Fault.from_os("cannot start", error)
-            fault.is_transient = error.errno not in {errno.ENOSPC, errno.EROFS}
+        except OSError as error:  # of ours, not of what its files say: it may pass
+            fault = Fault.from_os("cannot start", error, hint=f"df {quote(folder)}; ls -ld {quote(folder)}")
+            fault.is_transient = True
             raise fault from None
         finally:
             wires.close()

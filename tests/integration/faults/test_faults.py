@@ -241,6 +241,43 @@ as_user ljsv exit --all 2>&1
 """
 
 
+def test_full_runtime_directory_when_a_service_is_to_start_again(plain_tree: Tree) -> None:
+    """It waits, whatever its policy says of giving up, and is there again with room; an essential one takes nothing down."""
+    if os.geteuid():
+        pytest.skip("mounting a small tmpfs needs root")
+    script = plain_tree.root / "story"
+    root = plain_tree.root / "small"
+    root.mkdir()
+    script.write_text(FULL_RUNTIME.format(root=root, programs=plain_tree.programs, uid=plain_tree.uid))
+    done = subprocess.run(["unshare", "-m", "sh", "-eu", str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No space left on device" in done.stdout and '"backoff"' in done.stdout
+    assert '"failed"' not in done.stdout and "stopping everything" not in done.stdout
+    assert done.stdout.endswith("with room: ready ready\n"), done.stdout
+
+
+FULL_RUNTIME = """
+mkdir {root}/run {root}/home {root}/sv {root}/sv/es {root}/sv/other
+mount -t tmpfs -o size=2M,mode=700 small {root}/run
+printf '#!/bin/sh\necho began\n[ -e /run/service/stay ] && exec sleep 1000\nsleep 1\nexit 3\n' > {root}/sv/es/run; chmod +x {root}/sv/es/run
+printf 'essential = true\n[restart]\ngive_up_after = 2\ndelay = "100ms"\nmax_delay = "1s"\n' > {root}/sv/es/policy
+printf '#!/bin/sh\nexec sleep 1000\n' > {root}/sv/other/run; chmod +x {root}/sv/other/run
+for name in es other; do echo 'base = "host"' > {root}/sv/$name/rootfs; done
+chown -R {uid}:{uid} {root}
+as_user() {{ env -i PATH={programs}:/usr/bin:/bin HOME={root}/home XDG_RUNTIME_DIR={root}/run SVDIR={root}/sv setpriv --reuid {uid} --regid {uid} --clear-groups "$@"; }}
+as_user ljsv up es other
+dd if=/dev/zero of={root}/run/filler bs=4096 2>/dev/null || true
+sleep 4
+as_user ljsv events -n 100
+touch {root}/sv/es/stay
+rm {root}/run/filler
+as_user ljsv wait es ready -w 20
+sleep 0.3
+echo "with room: $(echo $(as_user ljsv status es other -o state))"
+as_user ljsv exit --all > /dev/null 2>&1
+"""
+
+
 def test_root_refuses_directories_that_others_may_write(tree: Tree) -> None:
     """Root runs nothing that somebody else could have put there."""
     if tree.uid:
