@@ -60,6 +60,7 @@ class Needs:
         self.refuse_circle(name, needs)
         for need in needs:
             if not os.path.isdir(f"{self._places.svdir}/{need}"):
+                self._hear(f"{self._places.scanner}/event/{PREFIX}{name}")  # of what is supervised from now on
                 raise Fault("needs what is not there", need, "no such service", hint=f"ljsv new {quote(need)}  # or take it out of policy")
 
     @property
@@ -71,10 +72,15 @@ class Needs:
         wanted = set(paths_of(self._places, name, needs))
         for path in [path for path in self._fifos if path not in wanted or not os.path.exists(path)]:
             self._drop(path)
-        for path in wanted - self._fifos.keys():
-            with suppress(OSError, Fault):  # it is not there: the scanner announces when it is
+        for path in wanted:
+            self._hear(path)
+
+    def _hear(self, path: str) -> None:
+        """From now on; where it is not there, the scanner announces when it is."""
+        if path not in self._fifos:
+            with suppress(OSError, Fault):
                 fd = self._fifos[path] = open_fifo(path, os.O_RDWR | os.O_NONBLOCK)
-                self._loop.watch(fd, lambda fd=fd: self._heard(fd))  # type: ignore[misc]
+                self._loop.watch(fd, lambda: self._heard(fd))
 
     def _heard(self, fd: int) -> None:
         with suppress(BlockingIOError):

@@ -372,6 +372,7 @@ class Scanner:
         entry.name = name
         self.by_name[name] = entry
         self.supervisors.tell(entry, signal.SIGHUP)
+        tell_subscribers(f"{self.places.scanner}/event", b"s")  # somebody may wait for that name
 
     def _renamed_away(self, entry: Entry) -> bool:
         """Whether the directory has another name in here by now; it then has it in our books as well."""

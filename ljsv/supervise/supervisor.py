@@ -668,6 +668,8 @@ class Supervisor:
                 self.needs.missing(self.name, service.policy.needs)  # who has a supervisor by now is heard from now on
                 self.feed(Event("files changed"))  # another's, by which it is none any more
             return
+        if self.source.edit_fault:
+            self._files_changing()  # it may be good by now
         if not self.machine.is_waiting or not service:
             return
         try:

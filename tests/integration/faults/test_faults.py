@@ -166,6 +166,17 @@ def test_bad_edit_of_needs(scanning: Tree) -> None:
         wait_for(lambda name=name, pid=pid: scanning.state(name) == "ready" and scanning.pid(name) not in {0, pid}, "a restart without it")
 
 
+def test_bad_edit_of_needs_that_becomes_good(scanning: Tree) -> None:
+    """What it needs now comes later: the fault goes."""
+    path = scanning.add("a")
+    scanning.wait_state("a", "ready")
+    (path / "policy").write_text('needs = ["late"]\n')
+    wait_for(lambda: "needs what is not there" in scanning.detail("a").get("fault", ""), "the fault")
+    scanning.add("late")
+    wait_for(lambda: "fault" not in scanning.detail("a"), "the fault to go")
+    assert scanning.detail("a")["changed"] == "policy" and scanning.detail("a")["needs"] == "late"
+
+
 def test_circle_that_is_broken(scanning: Tree) -> None:
     """All that were in it start, and what has waited for them."""
     for name, need in (("a", "b"), ("b", "c"), ("c", "a"), ("after", "a")):

@@ -155,6 +155,16 @@ def test_a_need_that_comes_later(scanning: Tree) -> None:
     assert scanning.state("web") == "ready"
 
 
+def test_a_need_that_is_renamed_to_its_name(scanning: Tree) -> None:
+    """Ready already: who waits for that name is told."""
+    scanning.add("db2")
+    scanning.wait_state("db2", "ready")
+    scanning.add("web", policy='needs = ["db"]\n')
+    wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    (scanning.sv / "db2").rename(scanning.sv / "db")
+    scanning.wait_state("web", "ready")
+
+
 def test_circle(scanning: Tree) -> None:
     """Needs that go in a circle: failed, with the way shown; mended, it starts."""
     scanning.add("a", policy='needs = ["b"]\n', down="")
