@@ -108,7 +108,7 @@ class Context:
 
         close = closest(name, self.all_names())
         cause = f"did you mean {close}?" if close else ""
-        hint = retyped(name, close) if close else f"ls {self.shown}"
+        hint = retyped(name, close) if close else f"ls {quote(self.shown)}"
         raise Fault("no such service", f"{self.shown}/{name}", cause, service=name, hint=hint, exit_code=EXIT_NO_SERVICE)
 
     def misnamed(self, name: str) -> Fault:
@@ -161,7 +161,7 @@ class Context:
                 return  # its folder is there again
             problem = self.problems().get(name) or ("its scanner runs" if has_scanner else "no scanner runs")
             cause, _, hint = problem.partition(" hint: ")  # as the scanner puts both into a line
-            raise Fault("nobody supervises it", f"{self.shown}/{name}", cause, service=name, hint=hint or f"ljsv up {name}", exit_code=EXIT_NOT_SUPERVISED)
+            raise Fault("nobody supervises it", f"{self.shown}/{name}", cause, service=name, hint=hint or f"ljsv {'up' if text[-1:] in 'uo' else 'status'} {quote(name)}", exit_code=EXIT_NOT_SUPERVISED)
 
     def has_scanner(self) -> bool:
         """Whether one runs. Where it holds the lock, but its folder is not there (it begins, or makes it again), that is waited for. Fault where it is another user's."""

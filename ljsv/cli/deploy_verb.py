@@ -24,7 +24,7 @@ def run(_verb: str, options: Options) -> int:
     name = one_name(context, "deploy")
     image = options.get("--image")
     if not image:
-        raise usage("which image? a name in the store, or a file", hint=f"ljsv image ls; ljsv deploy {name} --image web.squashfs")
+        raise usage("which image? a name in the store, or a file", hint=f"ljsv image ls; ljsv deploy {quote(name)} --image web.squashfs")
     settle_s = read_settle(options)
     service = context.read_service(name)
     if service.rootfs.writable == "direct":

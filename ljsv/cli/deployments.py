@@ -18,7 +18,7 @@ from ljsv.cli.options import usage
 from ljsv.cli.show import one_line, print_hint, printable
 from ljsv.cli.steer import ensure_scanner, ensure_supervised
 from ljsv.cli.subscribe import Subscription
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.jail.spec import overlay_of
 from ljsv.linux.process import read_boot_id
 from ljsv.service import generations as record
@@ -148,9 +148,9 @@ def deploy(context: Context, name: str, service: Service, generation: Generation
         found = read_generations(state)
         if found.trial:
             trial = found.trial
-            raise Fault("a deployment is under way", name, f"{trial.phase} {trial.generation.image}", service="", hint=f"ljsv status {name}", exit_code=EXIT_NOT_REACHED)
+            raise Fault("a deployment is under way", name, f"{trial.phase} {trial.generation.image}", service="", hint=f"ljsv status {quote(name)}", exit_code=EXIT_NOT_REACHED)
         if generation.path and not os.path.exists(os.path.join(state, generation.path)):
-            raise Fault("the image is gone", found.describe(generation), os.path.join(state, generation.path), service=name, hint=f"ljsv deploy {name} --image IMAGE", exit_code=EXIT_NOT_REACHED)
+            raise Fault("the image is gone", found.describe(generation), os.path.join(state, generation.path), service=name, hint=f"ljsv deploy {quote(name)} --image IMAGE", exit_code=EXIT_NOT_REACHED)
         layer = next_layer(context, name, service, found)
         number = next_generation(found)
         if copied is None:
@@ -175,7 +175,7 @@ def deploy(context: Context, name: str, service: Service, generation: Generation
         try:
             is_over = subscription.until(is_decided, wait_s)
         except KeyboardInterrupt:
-            print(f"ljsv: {name}: the deployment goes on: ljsv status {name}", file=sys.stderr)
+            print(f"ljsv: {name}: the deployment goes on: ljsv status {quote(name)}", file=sys.stderr)
             raise
     return _tell(context, name, number, is_over=is_over, wait_s=wait_s)
 
@@ -194,7 +194,7 @@ def _tell(context: Context, name: str, number: int, *, is_over: bool, wait_s: fl
     detail = context.detail(name)
     if not is_over:
         print(f"timeout: {one_line(name, detail)}: the deployment goes on, after {wait_s:g}s", flush=True)
-        print_hint(f"ljsv status {name}  # -w SECONDS waits longer")
+        print_hint(f"ljsv status {quote(name)}  # -w SECONDS waits longer")
         return EXIT_NOT_REACHED
     with record.locked(state):
         sweep_images(name, state, read_generations(state))
@@ -210,5 +210,5 @@ def _tell(context: Context, name: str, number: int, *, is_over: bool, wait_s: fl
     from ljsv.cli.why_verb import print_failure
 
     print_failure(context, name)
-    print_hint(f"ljsv why {name}")
+    print_hint(f"ljsv why {quote(name)}")
     return EXIT_NOT_REACHED

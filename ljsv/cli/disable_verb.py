@@ -36,5 +36,5 @@ def _disable(context: Context, name: str) -> None:
     except OSError as error:
         raise Fault.from_os("cannot disable", error, path, hint=f"ls -ld {quote(f'{context.svdir}/{name}')}") from None
     is_down = context.detail(name).get("state", status.DOWN) in {status.DOWN, status.FAILED}
-    after = "" if is_down or context.options.has("--now") else pasteable(f"; to stop it now: ljsv down {name}")
+    after = "" if is_down or context.options.has("--now") else pasteable(f"; to stop it now: ljsv down {quote(name)}")
     print(f"ok: {name}: {said}{after}", flush=True)

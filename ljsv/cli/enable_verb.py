@@ -33,5 +33,5 @@ def _enable(context: Context, name: str) -> None:
     except OSError as error:
         raise Fault.from_os("cannot enable", error, path, hint=f"ls -ld {quote(f'{context.svdir}/{name}')} {quote(path)}") from None
     is_running = context.detail(name).get("state") in {status.STARTING, status.UP, status.READY}
-    after = "" if is_running or context.options.has("--now") else f"; to start it now: ljsv up {name}"
+    after = "" if is_running or context.options.has("--now") else f"; to start it now: ljsv up {quote(name)}"
     print(f"ok: {name}: {said}{after}", flush=True)

@@ -6,7 +6,7 @@ import os
 
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
-from ljsv.errors import EXIT_NOT_REACHED, Fault
+from ljsv.errors import EXIT_NOT_REACHED, Fault, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(_verb: str, options: Options) -> int:
     service_fd = open_jail(record)[1] if record else -1
     if record is None or service_fd < 0:
         state = context.detail(name).get("state", "not supervised")
-        raise Fault("cannot enter", "", f"it does not run ({state})", service=name, hint=f"ljsv up {name}", exit_code=EXIT_NOT_REACHED)
+        raise Fault("cannot enter", "", f"it does not run ({state})", service=name, hint=f"ljsv up {quote(name)}", exit_code=EXIT_NOT_REACHED)
     spec = _spec(context, name, tuple(command) or SHELL)
     rights = {"user": record.user, "capabilities": record.capability_numbers(), "has_filter": bool(record.has_filter)}
     return Entered(spec.replace(**rights), record.service_pid, service_fd, no_setid=bool(record.no_setid)).run()

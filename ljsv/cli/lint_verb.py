@@ -241,7 +241,7 @@ class Subject:
         if service.policy.ready.by == "check" and service.check_argv == ("./check",) and "check" not in names:
             yield lint.Finding(lint.FAULT, f'{self.path}/policy: ready.by = "check", and there is no check', f"write {self.path}/check, or take ready.by out")
         if service.policy.ready.watchdog and service.policy.ready.by != "notify":
-            yield lint.Finding(lint.WARNING, f'{self.path}/policy: ready.watchdog has no effect without ready.by = "notify"', f"ljsv explain {self.name}  # by = \"{service.policy.ready.by}\" hears no WATCHDOG=1")
+            yield lint.Finding(lint.WARNING, f'{self.path}/policy: ready.watchdog has no effect without ready.by = "notify"', f"ljsv explain {quote(self.name)}  # by = \"{service.policy.ready.by}\" hears no WATCHDOG=1")
         view = yield from self._see(spec)
         if view:
             path = dict(service.env).get("PATH") or PATH

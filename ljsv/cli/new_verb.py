@@ -31,7 +31,7 @@ def run(_verb: str, options: Options) -> int:
     name = names[0]
     path, staged = f"{context.svdir}/{name}", f"{context.svdir}/.new-{name}.{os.getpid()}"
     if os.path.lexists(path):
-        raise Fault("it is there already", path, service=name, hint=f"ljsv status {name}", exit_code=EXIT_NOT_REACHED)
+        raise Fault("it is there already", path, service=name, hint=f"ljsv status {quote(name)}", exit_code=EXIT_NOT_REACHED)
     image = options.get("--image")
     rootfs, needs_run = _of_image(image) if image else ('base = "host"\n', True)
     has_run = needs_run or options.has("--run")

@@ -58,7 +58,7 @@ def _open_one(options: Options) -> tuple[Context, str, Service, str]:
 
 
 def _no_such_layer(name: str, word: str) -> Fault:
-    return Fault("there is no such layer", word, service=name, hint=f"ljsv overlay ls {name}", exit_code=EXIT_NOT_REACHED)
+    return Fault("there is no such layer", word, service=name, hint=f"ljsv overlay ls {quote(name)}", exit_code=EXIT_NOT_REACHED)
 
 
 def _require_rest(context: Context, name: str, action: str, path: str, hint: str) -> None:
@@ -74,7 +74,7 @@ def _reset(options: Options) -> int:
     context = Context(options.get("--svdir"), options)
     for name in context.names():
         service, path = _overlay_of(context, name)
-        _require_rest(context, name, "reset", path, f"ljsv down {name}")
+        _require_rest(context, name, "reset", path, f"ljsv down {quote(name)}")
         confirm(options, f"move what {name} has written aside, over the copy from the time before")
         from ljsv.jail.overlay import reset
 
@@ -95,7 +95,7 @@ def _snapshot(options: Options) -> int:
     context, name, _, path = _open_one(options)
     is_live = options.has("--live")
     if not is_live:
-        _require_rest(context, name, "copy", path, f"ljsv down {name}  # or --live: each file as it is just then")
+        _require_rest(context, name, "copy", path, f"ljsv down {quote(name)}  # or --live: each file as it is just then")
     os.makedirs(path, mode=0o700, exist_ok=True)
     fd = -1 if is_live else overlay.hold(path)
     try:
@@ -105,7 +105,7 @@ def _snapshot(options: Options) -> int:
     finally:
         if fd >= 0:
             os.close(fd)
-    print(f"ok: {name}: snapshot {note.number}{f' ({label})' if label else ''}; ljsv overlay restore {name} {note.number} goes back to it")
+    print(f"ok: {name}: snapshot {note.number}{f' ({label})' if label else ''}; ljsv overlay restore {quote(name)} {note.number} goes back to it")
     return EXIT_OK
 
 
@@ -163,12 +163,12 @@ def _find_layer(name: str, path: str, word: str, in_effect: int) -> int:
     if not word:
         snapshots = [note.number for note in notes if note.is_snapshot]
         if not snapshots:
-            raise Fault("there is no snapshot", path, "", service=name, hint=f"ljsv overlay ls {name}", exit_code=EXIT_NOT_REACHED)
+            raise Fault("there is no snapshot", path, "", service=name, hint=f"ljsv overlay ls {quote(name)}", exit_code=EXIT_NOT_REACHED)
         return snapshots[-1]
     if not word.isdecimal() or int(word) not in numbers:
         raise _no_such_layer(name, word)
     if int(word) == in_effect:
-        raise Fault("cannot restore the layer that is in effect", word, "", service=name, hint=f"ljsv overlay ls {name}", exit_code=EXIT_NOT_REACHED)
+        raise Fault("cannot restore the layer that is in effect", word, "", service=name, hint=f"ljsv overlay ls {quote(name)}", exit_code=EXIT_NOT_REACHED)
     return int(word)
 
 
@@ -186,7 +186,7 @@ def _restore_at_rest(context: Context, name: str, service: Service, path: str, l
         with record.locked(state):
             found = record.read_generations(state)
             if found.trial:
-                raise Fault("a deployment is under way", name, found.trial.phase, hint=f"ljsv status {name}", exit_code=EXIT_NOT_REACHED)
+                raise Fault("a deployment is under way", name, found.trial.phase, hint=f"ljsv status {quote(name)}", exit_code=EXIT_NOT_REACHED)
             number, made = next_generation(found), next_layer(context, name, service, found)
             staged = layers.stage(path, layer)
             layers.put(path, staged, layers.Note(number=made, time=time.time(), why=f"generation {number}", copied=layer))

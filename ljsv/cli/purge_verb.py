@@ -7,7 +7,7 @@ import os
 from ljsv.cli.confirm import confirm
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 from ljsv.linux.process import read_boot_id
 from ljsv.paths import is_service_name
 
@@ -23,7 +23,7 @@ def run(_verb: str, options: Options) -> int:
         raise usage("which service? it may be gone already, but has to be named")
     for name in names:
         if context.is_supervised(name):
-            raise Fault("it is supervised", context.supervise_of(name), service=name, hint=f"ljsv exit {name}", exit_code=EXIT_NOT_REACHED)
+            raise Fault("it is supervised", context.supervise_of(name), service=name, hint=f"ljsv exit {quote(name)}", exit_code=EXIT_NOT_REACHED)
         _refuse_while_it_runs(context, name)
         found = [path for path in (context.places.log_of(name), context.places.log_of(f"{name}/log"), context.places.state_of(name), *_configured(context, name)) if os.path.isdir(path)]
         runtime = context.places.runtime_of(name)
@@ -47,7 +47,7 @@ def _refuse_while_it_runs(context: Context, name: str) -> None:
     for folder in {context.supervise_of(name), context.places.runtime_of(name) or context.supervise_of(name)}:
         record = read_jail_record(folder)
         if record and record.boot_id == read_boot_id() and open_jail(record)[0] >= 0:
-            raise Fault("its jail runs, though nobody supervises it", folder, f"pid {record.pid}", service=name, hint=f"ljsv up {name} && ljsv exit {name}", exit_code=EXIT_NOT_REACHED)
+            raise Fault("its jail runs, though nobody supervises it", folder, f"pid {record.pid}", service=name, hint=f"ljsv up {quote(name)} && ljsv exit {quote(name)}", exit_code=EXIT_NOT_REACHED)
 
 
 def _overlays(context: Context, name: str) -> list[str]:

@@ -20,7 +20,7 @@ from ljsv.cli.options import Options, usage
 from ljsv.cli.show import pasteable, print_hint
 from ljsv.cli.subscribe import Subscription
 from ljsv.errors import EXIT_NO_SERVICE, EXIT_NOT_REACHED, EXIT_OK, Fault, quote
-from ljsv.linux.process import open_process, read_boot_id
+from ljsv.linux.process import open_process
 from ljsv.supervise.directory import is_locked
 
 OPTIONS = {"--yes": ""}
@@ -38,7 +38,7 @@ def run(_verb: str, options: Options) -> int:
 def _remove(context: Context, options: Options, name: str) -> int:
     path = f"{context.svdir}/{name}"
     if not os.path.isdir(path):
-        raise Fault("it has been removed already", path, "", service=name, hint=f"ljsv purge {name}", exit_code=EXIT_NOT_REACHED)
+        raise Fault("it has been removed already", path, "", service=name, hint=f"ljsv purge {quote(name)}", exit_code=EXIT_NOT_REACHED)
     _refuse_what_is_none(context, name, path)
     if not os.access(context.svdir, os.W_OK | os.X_OK):
         raise Fault("cannot delete", path, "its scan directory may not be written", service=name, hint=f"ls -ld {quote(context.svdir)}")
@@ -49,14 +49,14 @@ def _remove(context: Context, options: Options, name: str) -> int:
     with Subscription() as subscription:
         if not _stop(context, name, subscription):
             print(f"timeout: {name}: still stopping after {context.wait_s():g}s: not removed", flush=True)
-            print_hint(f"ljsv status {name}  # -w SECONDS waits longer; ljsv kill {name} ends it")
+            print_hint(f"ljsv status {quote(name)}  # -w SECONDS waits longer; ljsv kill {quote(name)} ends it")
             return EXIT_NOT_REACHED
     _refuse_while_it_runs(context, name)
     if not _delete(context, name, path, is_link=is_link):
         print(f"timeout: {name}: removed, but its supervisor has not left after {context.wait_s():g}s", flush=True)
         print_hint("ljsv events")
         return EXIT_NOT_REACHED
-    print(pasteable(f"ok: {name}: removed; its logs and state stay until: ljsv purge {name}"), flush=True)
+    print(pasteable(f"ok: {name}: removed; its logs and state stay until: ljsv purge {quote(name)}"), flush=True)
     return EXIT_OK
 
 
@@ -94,17 +94,12 @@ def _refuse_while_it_runs(context: Context, name: str) -> None:
     """A jail may outlive its supervisor: its files are not deleted under it."""
     if context.is_supervised(name):
         return
-    from ljsv.supervise.record import open_jail, read_jail_record
+    from ljsv.supervise.record import is_alive, read_jail_record
 
     record = read_jail_record(context.supervise_of(name)) if context.detail(name) else None
-    if record and record.boot_id == read_boot_id():
-        pidfd, service_fd = open_jail(record)
-        for fd in (pidfd, service_fd):
-            if fd >= 0:
-                os.close(fd)
-        if pidfd >= 0:
-            hint = f"ljsv up {name}, which adopts it, and then again: ljsv remove {name}"
-            raise Fault("its jail runs, though nobody supervises it", context.supervise_of(name), f"pid {record.pid}", service=name, hint=hint, exit_code=EXIT_NOT_REACHED)
+    if record and is_alive(record):
+        hint = f"ljsv up {quote(name)}, which adopts it, and then again: ljsv remove {quote(name)}"
+        raise Fault("its jail runs, though nobody supervises it", context.supervise_of(name), f"pid {record.pid}", service=name, hint=hint, exit_code=EXIT_NOT_REACHED)
 
 
 def _delete(context: Context, name: str, path: str, *, is_link: bool) -> bool:

@@ -13,6 +13,7 @@ from ljsv.cli.context import Context
 from ljsv.cli.fields import notes_of
 from ljsv.cli.show import age, age_of, next_try, one_line, pasteable, printable
 from ljsv.cli.sizes import OverlaySizes, read_rss, size
+from ljsv.errors import quote
 from ljsv.jail.cgroup import NOT_ENFORCED, service_use, unenforced
 
 TYPE_CHECKING = False
@@ -116,7 +117,7 @@ def _deaths(context: Context, name: str, detail: dict[str, str]) -> list[tuple[s
         ago = f"{age(time.time() - death['time'])} ago: " if death["time"] else ""
         lines.append(("" if lines else "last deaths" if len(deaths) > 1 else "last death", f"{ago}{printable(describe_end(death))}"))
     if lines:
-        lines[0] = (lines[0][0], f"{lines[0][1]}  # {pasteable(f'ljsv why {name}')}")
+        lines[0] = (lines[0][0], f"{lines[0][1]}  # {pasteable(f'ljsv why {quote(name)}')}")
     return lines
 
 

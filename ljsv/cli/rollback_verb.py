@@ -11,7 +11,7 @@ from dataclasses import replace
 from ljsv.cli.context import Context
 from ljsv.cli.deployments import deploy, one_name, read_settle
 from ljsv.cli.options import FLAG, Options
-from ljsv.errors import EXIT_NOT_REACHED, Fault
+from ljsv.errors import EXIT_NOT_REACHED, Fault, quote
 from ljsv.service.generations import Generation, Generations, read_generations
 
 OPTIONS = {"--to": "GENERATION", "--keep-overlay": FLAG, "--settle": "SECONDS"}
@@ -36,13 +36,13 @@ def _find_target(context: Context, name: str, found: Generations) -> Generation:
         number = int(context.options.number("--to", 0.0))
         if number == found.current or number not in numbers:
             cause = "it is in effect" if number == found.current else f"kept are: {listed or 'none'}"
-            raise Fault("cannot go back to generation", str(number), cause, service=name, hint=f"ljsv rollback {name}", exit_code=EXIT_NOT_REACHED)
+            raise Fault("cannot go back to generation", str(number), cause, service=name, hint=f"ljsv rollback {quote(name)}", exit_code=EXIT_NOT_REACHED)
         return found.find(number)
     current = found.find(found.current)
     at = current.source if current.source >= 0 else current.number
     before = [number for number in numbers if number < at]
     if not before:
         cause = "nothing was deployed" if not found.kept else f"kept are: {listed}"
-        hint = f"ljsv rollback {name} --to {numbers[-2]}" if len(numbers) > 1 else f"ljsv deploy {name} --image IMAGE"
+        hint = f"ljsv rollback {quote(name)} --to {numbers[-2]}" if len(numbers) > 1 else f"ljsv deploy {quote(name)} --image IMAGE"
         raise Fault("there is no generation to go back to", "", cause, service=name, hint=hint, exit_code=EXIT_NOT_REACHED)
     return found.find(before[-1])

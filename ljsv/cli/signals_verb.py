@@ -5,6 +5,7 @@ from __future__ import annotations
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options
 from ljsv.cli.show import print_fault
+from ljsv.cli.steer import send_bytes
 from ljsv.errors import EXIT_OK, Fault
 
 OPTIONS = {"--all": ""}
@@ -19,7 +20,7 @@ def run(verb: str, options: Options) -> int:
     code = EXIT_OK
     for name in context.names():
         try:
-            context.send(name, BYTES[verb])
+            send_bytes(context, name, BYTES[verb])
         except Fault as fault:
             print_fault(fault)
             code = fault.exit_code

@@ -138,7 +138,7 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
                 if (after or {}).get(name, set()) <= decided.keys():
                     unsent.remove(name)
                     try:
-                        _send(context, name, send[name])
+                        send_bytes(context, name, send[name])
                     except Fault as fault:
                         failures.append(fault)
                         decided[name] = MISSED
@@ -180,15 +180,23 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
     return EXIT_OK if all(decided.get(name) == REACHED for name in names) else EXIT_NOT_REACHED
 
 
-def _send(context: Context, name: str, text: str) -> None:
-    """Where its supervisor has just exited and the service is to run, another is asked for."""
+def send_bytes(context: Context, name: str, text: str) -> None:
+    """Where its supervisor has just ended, and the service is to run or runs, another is asked for."""
     try:
         context.send(name, text)
     except Fault as fault:
-        if fault.exit_code != EXIT_NOT_SUPERVISED or text[-1:] not in {"u", "o"}:
+        if fault.exit_code != EXIT_NOT_SUPERVISED or not (text[-1:] in {"u", "o"} or _has_jail(context.supervise_of(name))):
             raise
         ensure_supervised(context, name)
         context.send(name, text)
+
+
+def _has_jail(folder: str) -> bool:
+    """Whether one runs, by that supervise directory."""
+    from ljsv.supervise.record import is_alive, read_jail_record
+
+    record = read_jail_record(folder)
+    return record is not None and is_alive(record)
 
 
 def _longest_stop(context: Context, names: list[str]) -> float:
@@ -203,13 +211,13 @@ def _report(context: Context, name: str, answer: str) -> None:
         print(f"ok: {one_line(name, detail)}", flush=True)
     elif answer == UNDECIDED:
         print(f"timeout: {one_line(name, detail)}, after {context.wait_s():g}s", flush=True)
-        print_hint(f"ljsv status {name}  # -w SECONDS waits longer")
+        print_hint(f"ljsv status {quote(name)}  # -w SECONDS waits longer")
     else:
         print(f"fail: {one_line(name, detail)}", flush=True)
         from ljsv.cli.why_verb import print_failure
 
         print_failure(context, name)
-        print_hint(detail.get("hint") or f"ljsv why {name}")
+        print_hint(detail.get("hint") or f"ljsv why {quote(name)}")
 
 
 def start(context: Context, byte: str) -> int:
@@ -287,7 +295,7 @@ def with_needs(context: Context, names: list[str]) -> list[str]:
         if name in order:
             return
         if way and name not in context.all_names():
-            hint = f"ljsv new {name}  # or correct {context.places.svdir}/{way[-1]}/policy"
+            hint = f"ljsv new {quote(name)}  # or correct {quote(f'{context.places.svdir}/{way[-1]}/policy')}"
             raise Fault("needs what is not there", name, "no such service", service=way[-1], hint=hint, exit_code=EXIT_NOT_REACHED)
         for need in read_needs(f"{context.places.svdir}/{name}"):
             add(need, (*way, name))
@@ -429,13 +437,11 @@ def _exit_in_order(context: Context, name: str) -> None:
 
 def _is_something_left(context: Context) -> bool:
     """Whether a jail runs, perhaps without its directory."""
-    from ljsv.supervise.record import is_alive, read_jail_record
-
     folders = {context.supervise_of(name) for name in context.all_names()}
     runtime = context.places.runtime
     if runtime and os.path.isdir(runtime):
         folders |= {f"{runtime}/{name}" for name in os.listdir(runtime) if not name.startswith(".")}
-    return any(is_alive(record) for folder in folders if (record := read_jail_record(folder)))
+    return any(map(_has_jail, folders))
 
 
 def _exit_scanner(context: Context, wait_s: float) -> bool:

@@ -16,7 +16,7 @@ from ljsv.cli.options import Options, usage
 from ljsv.cli.show import one_line, print_fault, print_hint
 from ljsv.cli.steer import settles_in
 from ljsv.cli.subscribe import LONGEST_S, Subscription
-from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault
+from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
 
 OPTIONS = {"--all": "", "--for": "ready|up|down"}
 REACHED, MISSED, UNDECIDED = "ok", "fail", "timeout"
@@ -115,11 +115,11 @@ class Waiting:
         after = f", after {self.context.wait_s():g}s" if answer == UNDECIDED else ""
         print(f"{answer}: {one_line(name, detail)}{after}", flush=True)
         if answer == UNDECIDED and detail.get("result") == "done":
-            print_hint(f"ljsv once {name}  # it has done its work, and does not start by itself")
+            print_hint(f"ljsv once {quote(name)}  # it has done its work, and does not start by itself")
         elif answer == UNDECIDED:
-            print_hint(f"ljsv status {name}  # -w SECONDS waits longer")
+            print_hint(f"ljsv status {quote(name)}  # -w SECONDS waits longer")
         elif answer == MISSED:
-            print_hint(detail.get("hint") or f"ljsv why {name}")
+            print_hint(detail.get("hint") or f"ljsv why {quote(name)}")
 
 
 def wait(context: Context, names: list[str], wanted: str) -> int:

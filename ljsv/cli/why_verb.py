@@ -13,7 +13,7 @@ import time
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options
 from ljsv.cli.show import age, next_try, one_line, pasteable, printable
-from ljsv.errors import EXIT_OK
+from ljsv.errors import EXIT_OK, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _print(name: str, detail: dict[str, str], deaths: list[dict[str, Any]], coun
     for number, death in enumerate(deaths[:count]):
         _print_death(name, detail, death, is_last=number == 0)
     if len(deaths) > count:
-        print(pasteable(f"  {len(deaths) - count} more before: ljsv why {name} -n {len(deaths)}"))
+        print(pasteable(f"  {len(deaths) - count} more before: ljsv why {quote(name)} -n {len(deaths)}"))
     if detail.get("state") == "failed" and "fault" in detail and detail["fault"] not in {death["fault"] for death in deaths[:count]}:
         print(f"  now: {detail['fault']}")
         if "hint" in detail:
@@ -131,7 +131,7 @@ def _print_death(name: str, detail: dict[str, str], death: dict[str, Any], *, is
     if following:
         print(f"  {'next' if is_last else 'then'}: {following}")
     is_unexplained = not death["is_commanded"] and not death["reason"]
-    hint = death["hint"] or HINTS.get(death["end"] if is_unexplained else "", "").format(name=name)
+    hint = death["hint"] or HINTS.get(death["end"] if is_unexplained else "", "").format(name=quote(name))
     if hint and is_last:
         print(f"  hint: {pasteable(hint)}")
 
@@ -192,11 +192,11 @@ def _describe_next(name: str, detail: dict[str, str]) -> str:
         when = next_try(detail).removeprefix("next try in ") or "a moment"
         return f"it is started again in {when}" + (f", after {failures} short runs in a row" if failures > 1 else "")
     if state == "failed":
-        return pasteable(f"it is not started again until a file changes, or: ljsv up {name}")
+        return pasteable(f"it is not started again until a file changes, or: ljsv up {quote(name)}")
     if state == "down":
         if "waiting" in detail:
             return f"it starts when it has what it needs: {detail['waiting']}"
-        return pasteable(f"it stays down; ljsv up {name} starts it")
+        return pasteable(f"it stays down; ljsv up {quote(name)} starts it")
     if state in {"starting", "up", "ready"} and "pid" in detail:
         return f"it runs again (pid {detail['pid']})"
     return "it is just ending" if state in {"stopping", "finishing"} else ""

@@ -29,7 +29,7 @@ def explain_failure(spec: JailSpec, failure: tuple[str, ...], *, is_served: bool
         return Fault(action, name, cause, hint=hint, exit_code=EXIT_NOT_BUILT, is_transient=int(number_text or 0) in TRANSIENT)
     number = int(number_text or 0)
     where = spec.directory or spec.base_path
-    hint = f"see {spec.origin}; ljsv explain {spec.name}" if spec.directory else "ljexec --explain shows each step"
+    hint = f"see {spec.origin}; ljsv explain {quote(spec.name)}" if spec.directory else "ljexec --explain shows each step"
     action = f"cannot {stage}"
     exit_code = EXIT_NOT_BUILT
     if is_served and number in {errno.ENOTCONN, errno.ECONNABORTED}:

@@ -86,7 +86,7 @@ def read_template(folder: Traversable) -> Template:
     used = {name for _, data in read_files(folder) for name in _settings_in(data)}
     for name in sorted(used ^ set(template.set)):
         cause = "not declared" if name in used else "declared, and no file says it"
-        raise Fault(f"{folder}: @{name}@", "", cause, hint=f"${{EDITOR:-vi}} {folder}/{DECLARATION}")
+        raise Fault(f"{folder}: @{name}@", "", cause, hint=f"${{EDITOR:-vi}} {quote(f'{folder}/{DECLARATION}')}")
     for name, setting in template.set.items():
         if setting.default:
             check(name, setting, setting.default)

@@ -15,7 +15,7 @@ import cattrs
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.linux import capabilities
 from ljsv.paths import clean_place
 from ljsv.service import schema, units
@@ -118,7 +118,7 @@ def unpack(text: str, kind: type[T]) -> T | None:
 
 
 def _fault(file: str, action: str, cause: str, hint: str = "") -> Fault:
-    return Fault(f"{file}: {action}", "", cause, hint=hint or f"${{EDITOR:-vi}} {file}")
+    return Fault(f"{file}: {action}", "", cause, hint=hint or f"${{EDITOR:-vi}} {quote(file)}")
 
 
 def _refusal(file: str, table: Any, kind: type, error: BaseException) -> Fault:

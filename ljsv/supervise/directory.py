@@ -19,6 +19,7 @@ from ljsv.errors import Fault, quote
 from ljsv.linux import files
 
 OWNER_FILE = "owner"
+OWNER_MAX = 8192
 SUBSCRIBERS_MAX = 4096
 ALTERNATIVES_MAX = 9
 PAGE = 4096
@@ -30,10 +31,14 @@ def format_identity(identity: tuple[int, int, int]) -> str:
 
 def read_owner(folder: str) -> str:
     """The identity of the service directory that a runtime folder belongs to; "" where it does not say."""
+    return _read_owner_file(folder).decode(errors="replace").split("\n", 1)[0]
+
+
+def _read_owner_file(folder: str) -> bytes:
     try:
-        return files.read_some(f"{folder}/{OWNER_FILE}", 200).decode(errors="replace").split("\n", 1)[0]
+        return files.read_some(f"{folder}/{OWNER_FILE}", OWNER_MAX)
     except OSError:
-        return ""
+        return b""
 
 
 def choose_runtime_folder(runtime: str, identity: str) -> str:
@@ -158,7 +163,9 @@ class SuperviseDirectory:
             for name in ("jail", "exit", "detail", "good", "staging", "log.fifo"):
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self.path}/{name}")
-        status.write_by_rename(self.path, OWNER_FILE, f"{self._identity}\n{self._service_path}\n".encode(), 0o600)
+        owner = f"{self._identity}\n{self._service_path}\n".encode()
+        if _read_owner_file(self.path) != owner:  # or there need not be room for it
+            status.write_by_rename(self.path, OWNER_FILE, owner, 0o600)
         with suppress(FileExistsError):
             os.mkdir(f"{self.path}/event", 0o700)
         control_fd = open_fifo(f"{self.path}/control", os.O_RDWR | os.O_NONBLOCK)

@@ -86,6 +86,7 @@ class ServiceJail:
         self._log_inode = 0
         self._jail_fd = self._service_fd = self._server_fd = self._exit_fd = -1
         self._slot = -1
+        self._was_over = False
 
     @property
     def is_alive(self) -> bool:
@@ -283,6 +284,13 @@ class ServiceJail:
             self._signal(self._service_fd, signal.SIGSTOP)
             self._group.freeze(is_frozen=False)
 
+    def end_if_over(self) -> None:
+        """Its service ended some time ago, and its log cannot be read: pid 1 need not keep that, since the supervisor does as well."""
+        is_over = self._service_fd >= 0 and process.has_ended(self._service_fd)
+        if is_over and self._was_over:
+            self.kill()
+        self._was_over = is_over
+
     def kill(self) -> None:
         """All of it."""
         self._group.kill()
@@ -352,6 +360,7 @@ class ServiceJail:
         if self._service_fd >= 0:
             os.close(self._service_fd)
         self._jail_fd = self._service_fd = -1
+        self._was_over = False
         self.service_pid = 0
         self._close_server()
         self._conclude()

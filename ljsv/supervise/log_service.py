@@ -11,7 +11,7 @@ import os
 from dataclasses import replace
 
 from ljsv import status
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.jail.spec import BindMount, JailSpec
 from ljsv.service.read import Service, read_service
 from ljsv.supervise import machine as table
@@ -61,7 +61,7 @@ class LogService(Supervisor):
         """Why nobody reads the log although somebody should, "" where that is not so."""
         if self.machine.state not in {status.BACKOFF, status.FAILED}:
             return ""
-        return f"its log service does not run: {self.fault or self.why}  # ljsv why {self.main_service.name}/log"
+        return f"its log service does not run: {self.fault or self.why}  # ljsv why {quote(self.main_service.name)}/log"
 
     def announce(self) -> None:
         self._announce()

@@ -33,9 +33,9 @@ RETRY_S = 1.0
 
 
 class Logs:
-    """`fault` says why nothing can be written; `on_change` is called when that changes. Each method that opens may raise OSError."""
+    """`fault` says why nothing can be written; `on_change` is called when that changes, `on_stuck` after each try that fails. Each method that opens may raise OSError."""
 
-    def __init__(self, loop: Loop, timer: str, events: Events, file: LogFile, on_change: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, timer: str, events: Events, file: LogFile, on_change: Callable[[], None], on_stuck: Callable[[], None]) -> None:
         self.fault = ""
         self.is_given_away = False
         self._loop = loop
@@ -43,6 +43,7 @@ class Logs:
         self._events = events
         self._file = file
         self._on_change = on_change
+        self._on_stuck = on_stuck
         self._logs: list[Log] = []  # the newest last
         self._supervise = ""
         self._cap: LogCap | None = None
@@ -182,6 +183,7 @@ class Logs:
             self._on_change()
             self._events.send("cannot write the log", "error", path=path, cause=error.strerror)
         self._loop.set_timer(self._timer, now() + RETRY_S, self.pump)
+        self._on_stuck()
 
     def move(self, directory: str) -> None:
         """Into another directory, from the next chunk on; what is there goes where it belongs."""

@@ -19,7 +19,7 @@ from ljsv import status
 from ljsv.jail.launch import Launch
 from ljsv.jail.pid1 import ENDED, STARTED
 from ljsv.linux import files
-from ljsv.linux.process import open_process, read_start_time
+from ljsv.linux.process import open_process, read_boot_id, read_start_time
 from ljsv.supervise.machine import LOST, NOT_STARTED, End
 
 TYPE_CHECKING = False
@@ -84,6 +84,8 @@ def open_jail(record: JailRecord) -> tuple[int, int]:
 
 def is_alive(record: JailRecord) -> bool:
     """Whether its pid 1 is there."""
+    if record.boot_id != read_boot_id():
+        return False
     fds = open_jail(record)
     for fd in fds:
         if fd >= 0:

@@ -413,6 +413,7 @@ class Scanner:
         self.loop.set_timer(f"entry {entry.identity}", None, lambda: None)
         self.watches.remove(entry)
         self.supervisors.release(entry)
+        self.supervisors.let_go_of_control(entry)
         self.supervisors.end_next(entry)
         if entry.begun_fd >= 0:
             self.loop.forget(entry.begun_fd)

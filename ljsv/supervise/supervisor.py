@@ -134,7 +134,7 @@ class Supervisor:
             self.loop, events, self.group, self.boot_id, mark_of(self.source.identity), self._living_directory, self._touch, self._try_announce,
             lambda: self.feed(Event("executed")), self._jail_gone, orders_fd, nofile,
         )
-        self.logs = Logs(self.loop, f"{name} log", events, LogFile(places.log_of(name), LOG_MAX, LOG_KEEP), self._touch)
+        self.logs = Logs(self.loop, f"{name} log", events, LogFile(places.log_of(name), LOG_MAX, LOG_KEEP), self._touch, self.jail.end_if_over)
         self.needs = Needs(places, self.loop, self._needs_changed)
         self.source.refuse_edit = lambda service: self.needs.refuse_edit(self.name, service.policy.needs)
         self.waiting: tuple[str, ...] = ()

@@ -67,6 +67,7 @@ class Entry:
     problem: str = ""  # why nobody supervises it
     held_fds: list[int] = field(default_factory=list)  # its FIFOs, while one supervisor hands over to the next
     held_at: float = 0.0
+    control_fd: int = -1  # its control FIFO, never read here: what was written is not lost with who had not read it yet
 
 
 class Supervisors:
@@ -157,6 +158,8 @@ class Supervisors:
         entry.spawned_at = now()
         self._loop.watch(entry.pidfd, lambda: self._ended(entry))
         entry.is_asleep = living is not None and _is_dormitory(entry.pid)
+        if living is not None:
+            self._hold_control(entry)
         if living is not None and self.is_replacing:
             self._replace(entry)
         elif living is not None:
@@ -253,9 +256,21 @@ class Supervisors:
 
     @staticmethod
     def release(entry: Entry) -> None:
-        """Let go of its FIFOs: the new supervisor holds them, or there is none."""
+        """Let go of what is held for a hand-over: the new supervisor holds it, or there is none."""
         while entry.held_fds:
             os.close(entry.held_fds.pop())
+
+    def _hold_control(self, entry: Entry) -> None:
+        """The one that is there now."""
+        self.let_go_of_control(entry)
+        with suppress(OSError):
+            entry.control_fd = os.open(f"{self.folder_of(entry)}/control", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    @staticmethod
+    def let_go_of_control(entry: Entry) -> None:
+        if entry.control_fd >= 0:
+            os.close(entry.control_fd)
+        entry.control_fd = -1
 
     def _lost_jails(self, entry: Entry) -> dict[str, list[int]]:
         """What may run for this directory, by mark, where its supervise directory knows of nothing."""
@@ -316,7 +331,7 @@ class Supervisors:
         os.close(entry.begun_fd)
         entry.begun_fd = -1
         self.release(entry)
-        self.folder_of(entry)
+        self._hold_control(entry)
         entry.problem = " hint: ".join(line for line in text.decode(errors="replace").split("\n") if line)
         tell_subscribers(f"{self._places.scanner}/event", b"s")
 
@@ -360,6 +375,7 @@ class Supervisors:
         if is_told and not entry.problem:
             entry.is_exited = True
             entry.problem = TOLD_TO_EXIT
+            self.let_go_of_control(entry)
             return
         if not entry.problem:
             self._events.send("supervisor gone: starting another", "warning", name=entry.name)

@@ -91,7 +91,7 @@ def test_killed_after_the_supervise_directory_had_vanished_nothing_is_lost(tmp_p
     anew.mkdir()
     loop = Loop()
     with open(os.devnull, "wb") as null:
-        logs = Logs(loop, "log", Events(null.fileno(), "a"), LogFile(str(kept), 1 << 20, 3), lambda: None)
+        logs = Logs(loop, "log", Events(null.fileno(), "a"), LogFile(str(kept), 1 << 20, 3), lambda: None, lambda: None)
         logs.open(str(gone))
         holder = os.open(gone / "log.fifo", os.O_RDWR)  # as pid 1 of the jail holds it
         shutil.rmtree(gone)

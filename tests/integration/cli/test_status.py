@@ -182,10 +182,33 @@ def test_hints_are_about_the_scan_directory_that_was_named(tree: Tree) -> None:
     tree.sv.mkdir()
     for argv in (("--svdir", str(other), "down", "web"), ("down", f"{other}/web")):
         hint = tree.ljsv(*argv, code=102).stderr.partition("hint: ")[2]
-        assert hint == f"ljsv --svdir '{other}' up web\n"
+        assert hint == f"ljsv --svdir '{other}' status web\n"
+    tree.ljsv("--svdir", str(other), "up", "web")
     assert tree.run("sh", "-c", hint).returncode == 0
     assert "hint: ljsv --svdir" in tree.ljsv("--svdir", str(other), "wait", "web", "down", "-w", "0.1", code=1).stderr
     tree.ljsv("--svdir", str(other), "exit", "--all")
+
+
+@pytest.mark.parametrize("name", ["a;touch${IFS}pwned", "it's&x", "back\\slash", "$(touch${IFS}pwned)"])
+def test_hints_about_a_name_that_a_shell_takes_for_more(tree: Tree, name: str) -> None:
+    """Pasted, each is about that service and nothing else."""
+    tree.env["EDITOR"] = "cat"
+    tree.ljsv("scan", "--daemon")
+    path = tree.write(name, "exit 127", policy='[restart]\nfirst_delay = "1000s"\n')
+    path.rename(tree.sv / name)
+    tree.wait_state(name, "backoff")
+    said = tree.ljsv("why", name).stdout + tree.ljsv("wait", name, "-w", "0.1", code=1).stderr + tree.ljsv("up", name, code=1).stderr
+    (tree.sv / name / "limits").write_text("nonsense = 1\n")
+    said += tree.ljsv("up", name, code=1).stderr + tree.ljsv("lint", name, code=1).stdout + tree.ljsv("enter", name, code=1).stderr
+    tree.ljsv("exit", "--all")
+    said += tree.ljsv("down", name, code=102).stderr
+    hints = {line.partition("hint: ")[2] for line in said.splitlines() if "hint: " in line}
+    assert len(hints) > 4, said
+    for hint in hints:
+        tree.run("sh", "-c", hint)
+        assert not list(tree.root.glob("**/pwned")), hint
+        assert "not found" not in tree.run("sh", "-c", f"set -- {hint}; :").stderr, hint
+    tree.ljsv("exit", "--all")
 
 
 def test_while_services_come_and_go_every_answer_is_whole(scanning: Tree) -> None:

@@ -222,18 +222,29 @@ def test_run_that_the_ids_of_the_jail_may_not_execute(scanning: Tree) -> None:
     assert "chmod a+rx" in detail["hint"]
 
 
-def test_full_disk_under_the_supervise_directory(plain_tree: Tree) -> None:
-    """A scan directory on a full file system: a clear error, nothing runs half; with room again, it starts."""
+def tell(tree: Tree, story: str) -> str:
+    """What a script of root's says that has mounts of its own; `as_user` in it is the tree's user, `small` a directory."""
     if os.geteuid():
         pytest.skip("mounting a small tmpfs needs root")
-    script = plain_tree.root / "story"
-    root = plain_tree.root / "small"
+    root = tree.root / "small"
     root.mkdir()
-    script.write_text(FULL_DISK.format(root=root, programs=plain_tree.programs, uid=plain_tree.uid))
+    script = tree.root / "story"
+    script.write_text(story.format(root=root, as_user=AS_USER.format(root=root, programs=tree.programs, uid=tree.uid), uid=tree.uid))
     done = subprocess.run(["unshare", "-m", "sh", "-eu", str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "No space left on device" in done.stdout
-    assert "ok: a: ready" in done.stdout
+    return done.stdout
+
+
+AS_USER = """
+as_user() {{ env -i PATH={programs}:/usr/bin:/bin HOME={root}/home XDG_RUNTIME_DIR={root}/run SVDIR={root}/sv setpriv --reuid {uid} --regid {uid} --clear-groups "$@"; }}
+"""
+
+
+def test_full_disk_under_the_supervise_directory(plain_tree: Tree) -> None:
+    """A scan directory on a full file system: a clear error, nothing runs half; with room again, it starts."""
+    said = tell(plain_tree, FULL_DISK)
+    assert "No space left on device" in said
+    assert "ok: a: ready" in said
 
 
 FULL_DISK = """
@@ -244,7 +255,7 @@ printf '#!/bin/sh\\nexec sleep 1000\\n' > sv/a/run; chmod +x sv/a/run
 echo 'base = "host"' > sv/a/rootfs
 chown -R {uid}:{uid} {root}
 dd if=/dev/zero of=filler bs=4096 2>/dev/null || true
-as_user() {{ env -i PATH={programs}:/usr/bin:/bin HOME={root}/home SVDIR={root}/sv setpriv --reuid {uid} --regid {uid} --clear-groups "$@"; }}
+{as_user}
 as_user ljsv up a 2>&1 && exit 1
 rm filler
 as_user ljsv up a -w 70 2>&1
@@ -254,17 +265,10 @@ as_user ljsv exit --all 2>&1
 
 def test_full_runtime_directory_when_a_service_is_to_start_again(plain_tree: Tree) -> None:
     """It waits, whatever its policy says of giving up, and is there again with room; an essential one takes nothing down."""
-    if os.geteuid():
-        pytest.skip("mounting a small tmpfs needs root")
-    script = plain_tree.root / "story"
-    root = plain_tree.root / "small"
-    root.mkdir()
-    script.write_text(FULL_RUNTIME.format(root=root, programs=plain_tree.programs, uid=plain_tree.uid))
-    done = subprocess.run(["unshare", "-m", "sh", "-eu", str(script)], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "No space left on device" in done.stdout and '"backoff"' in done.stdout
-    assert '"failed"' not in done.stdout and "stopping everything" not in done.stdout
-    assert done.stdout.endswith("with room: ready ready\n"), done.stdout
+    said = tell(plain_tree, FULL_RUNTIME)
+    assert "No space left on device" in said and '"backoff"' in said
+    assert '"failed"' not in said and "stopping everything" not in said
+    assert said.endswith("with room: ready ready\n"), said
 
 
 FULL_RUNTIME = """
@@ -275,7 +279,7 @@ printf 'essential = true\n[restart]\ngive_up_after = 2\ndelay = "100ms"\nmax_del
 printf '#!/bin/sh\nexec sleep 1000\n' > {root}/sv/other/run; chmod +x {root}/sv/other/run
 for name in es other; do echo 'base = "host"' > {root}/sv/$name/rootfs; done
 chown -R {uid}:{uid} {root}
-as_user() {{ env -i PATH={programs}:/usr/bin:/bin HOME={root}/home XDG_RUNTIME_DIR={root}/run SVDIR={root}/sv setpriv --reuid {uid} --regid {uid} --clear-groups "$@"; }}
+{as_user}
 as_user ljsv up es other
 dd if=/dev/zero of={root}/run/filler bs=4096 2>/dev/null || true
 sleep 4
@@ -285,6 +289,62 @@ rm {root}/run/filler
 as_user ljsv wait es ready -w 20
 sleep 0.3
 echo "with room: $(echo $(as_user ljsv status es other -o state))"
+as_user ljsv exit --all > /dev/null 2>&1
+"""
+
+
+def test_full_runtime_directory_when_a_service_that_sleeps_is_stopped(plain_tree: Tree) -> None:
+    """To stop it is how one makes room: who wakes needs none."""
+    assert "ok: a: down" in tell(plain_tree, FULL_ASLEEP) or plain_tree.uid == 0
+
+
+FULL_ASLEEP = """
+mkdir {root}/run {root}/home {root}/sv {root}/sv/a
+mount -t tmpfs -o size=2M,mode=700 small {root}/run
+printf '#!/bin/sh\necho $$ > /run/me\nexec sleep 1000\n' > {root}/sv/a/run; chmod +x {root}/sv/a/run
+echo 'base = "host"' > {root}/sv/a/rootfs
+chown -R {uid}:{uid} {root}
+{as_user}
+as_user env LJSV_SLEEP_AFTER=200ms ljsv up a
+pid=$(as_user ljsv status a -o pid)
+for _ in $(seq 100); do sleep 0.1; [ "$(as_user ljsv status a -o supervisor_pid | xargs -I@ cat /proc/@/comm)" = "ljsv dormitory" ] && break; done
+dd if=/dev/zero of={root}/run/filler bs=4096 2>/dev/null || true
+as_user ljsv down a -w 3 > {root}/said 2>&1 || true
+[ ! -e /proc/$pid ]
+rm {root}/run/filler
+as_user ljsv down a
+as_user ljsv exit --all > /dev/null 2>&1
+"""
+
+
+def test_full_disk_under_the_log(plain_tree: Tree) -> None:
+    """What ends is followed within a moment, and a stop is one: its last lines wait for room, and none is lost."""
+    said = tell(plain_tree, FULL_LOG)
+    assert "replaced" in said and "ok: a: ready" in said, said
+    assert said.endswith("lines: 40 without a gap\n"), said
+
+
+FULL_LOG = """
+mkdir {root}/run {root}/home {root}/sv {root}/sv/a
+mount -t tmpfs -o size=2M,mode=700 small {root}/home
+printf '#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9 10; do echo line $i; done\nexec sleep 1000\n' > {root}/sv/a/run; chmod +x {root}/sv/a/run
+echo 'base = "host"' > {root}/sv/a/rootfs
+printf '[restart]\nfirst_delay = "0s"\nstable_after = "0s"\n' > {root}/sv/a/policy
+chown -R {uid}:{uid} {root}
+{as_user}
+as_user ljsv up a
+sleep 0.5
+dd if=/dev/zero of={root}/home/filler bs=4096 2>/dev/null || true
+pid=$(as_user ljsv status a -o pid)
+as_user ljsv restart a
+pid=$(as_user ljsv status a -o pid)
+kill -9 $pid
+for _ in $(seq 40); do sleep 0.1; now=$(as_user ljsv status a -o pid || true); case $now in $pid | -) ;; *) [ -e /proc/$now ] && echo replaced && break;; esac; done
+rm {root}/home/filler
+as_user ljsv restart a
+sleep 2
+as_user ljsv logs a -n all | sed 's/^[^ ]* //' > {root}/lines
+yes "$(seq 10 | sed 's/^/line /')" | head -40 | cmp - {root}/lines && echo "lines: $(grep -c line {root}/lines) without a gap"
 as_user ljsv exit --all > /dev/null 2>&1
 """
 

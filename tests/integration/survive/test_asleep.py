@@ -305,6 +305,22 @@ def test_the_dormitory_is_killed_while_one_falls_asleep(sleepy: Tree) -> None:
     assert '"error"' not in sleepy.events()
 
 
+def test_commands_that_the_dormitory_had_not_seen(sleepy: Tree) -> None:
+    """Killed, it takes none with it: whoever follows reads them."""
+    names = ["a", "b", "c"]
+    for name in names:
+        sleepy.add(name, COUNTS)
+        sleepy.wait_state(name, "ready")
+    wait_asleep(sleepy, *names)
+    dormitory = sleepy.supervisor_pid("a")
+    os.kill(dormitory, signal.SIGSTOP)
+    for name in names:
+        (sleepy.supervise(name) / "control").write_text("d")
+    os.kill(dormitory, signal.SIGKILL)
+    for name in names:
+        sleepy.wait_state(name, "down")
+
+
 def test_all_in_one_process(sleepy: Tree) -> None:
     """Each wakes alone; killed, it is followed by a supervisor for each; and it is gone with the tree."""
     names = ["a", "b", "c"]

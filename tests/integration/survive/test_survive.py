@@ -277,6 +277,32 @@ def kill_supervisor(tree: Tree, name: str) -> None:
     wait_for(lambda: tree.supervisor_pid(name) not in {0, supervisor}, "the next supervisor")
 
 
+def test_down_while_nobody_supervises_it_for_now(scanning: Tree) -> None:
+    """Its supervisors were killed again and again, and the next one is to wait: it comes for the command."""
+    add(scanning, "a")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    killed = {0}
+    for _ in range(3):
+        wait_for(lambda: scanning.supervisor_pid("a") not in killed, "a supervisor", 10)
+        killed.add(scanning.supervisor_pid("a"))
+        os.kill(scanning.supervisor_pid("a"), signal.SIGKILL)
+    for verb in ("hup", "down"):
+        scanning.ljsv(verb, "a")
+    assert not is_alive(pid) and scanning.state("a") == "down"
+
+
+def test_command_that_a_killed_supervisor_had_not_read(scanning: Tree) -> None:
+    """It is obeyed by the next one."""
+    add(scanning, "a")
+    scanning.wait_state("a", "ready")
+    supervisor = scanning.supervisor_pid("a")
+    os.kill(supervisor, signal.SIGSTOP)
+    (scanning.supervise("a") / "control").write_text("d")
+    os.kill(supervisor, signal.SIGKILL)
+    scanning.wait_state("a", "down")
+    assert "want up" not in (scanning.supervise("a") / "detail").read_text()
+
+
 def test_backoff_goes_on_after_the_supervisor_was_killed(scanning: Tree) -> None:
     """The next try comes at its time."""
     add(scanning, "a", "echo ran; exit 1")
