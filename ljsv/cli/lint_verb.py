@@ -334,7 +334,7 @@ class Subject:
         for name in ("control", "log"):
             path = f"{self.path}/{name}"
             if name in names and not os.path.isdir(path):
-                yield lint.Finding(lint.FAULT, f"{path}: not a directory", f"ls -l {path}")
+                yield lint.Finding(lint.WARNING, f"{path}: not used: it is not a directory", f"ls -l {quote(path)}")
         unknown = set(_names_in(f"{self.path}/control")) - lint.CONTROLS if "control" in names else set[str]()
         for name in sorted(unknown):
             path = f"{self.path}/control/{name}"

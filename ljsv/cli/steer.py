@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from ljsv import status
 from ljsv.cli.context import Context
+from ljsv.cli.options import usage
 from ljsv.cli.show import boot_now, one_line, print_fault, print_hint
 from ljsv.cli.subscribe import LONGEST_S, Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_NOT_SUPERVISED, EXIT_OK, Fault, quote
@@ -371,6 +372,10 @@ def exit_(context: Context) -> int:
     names = context.names()
     if context.options.has("--all"):
         return _exit_all(context)
+    for name in names:
+        service, _, part = name.partition("/")
+        if part:
+            raise usage(f"{name}: a log service exits with its service", hint=f"ljsv exit {quote(service)}  # or ljsv down {quote(name)}")
     return _exit_services(context, names, lambda name: context.send(name, "x"), context.wait_s())
 
 

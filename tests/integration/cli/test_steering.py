@@ -134,3 +134,11 @@ def test_hints_are_about_the_tree_that_was_named(tree: Tree) -> None:
     for words, verb in ((("shutdown",), "exit --all"), (("show", "a"), "status a --json"), (("is-enabled", "a"), "status a -o normally")):
         done = tree.run("ljsv", "--svdir", str(tree.sv), *words)
         assert f"hint: ljsv --svdir {tree.sv} {verb}" in done.stderr
+
+
+def test_exit_of_a_log_service(scanning: Tree) -> None:
+    """It exits with its service: said at once, with what can be done."""
+    scanning.add("a", log__run="#!/bin/sh\nexec cat > /dev/null\n")
+    scanning.wait_state("a", "ready")
+    done = scanning.ljsv("exit", "a/log", code=100)
+    assert "a log service exits with its service" in done.stderr and "ljsv exit a" in done.stderr
