@@ -168,7 +168,7 @@ class Context:
         give_up_at = time.monotonic() + SCANNER_PATIENCE_S
         is_made_again = False
         while not write_fifo(f"{self.places.scanner}/control", b""):
-            pid, owner = self._find_scanner()
+            pid, owner = self.find_scanner()
             if not pid or time.monotonic() > give_up_at:
                 return False
             if owner != os.geteuid():
@@ -191,7 +191,7 @@ class Context:
         except PermissionError:
             return True
 
-    def _find_scanner(self) -> tuple[int, int]:
+    def find_scanner(self) -> tuple[int, int]:
         """(pid, uid) of the process that holds the lock on the scan directory, as a scanner does; zeros for none."""
         from ljsv.linux.process import find_lock_taker, read_name
 

@@ -22,7 +22,7 @@ UNDECIDED, REACHED, MISSED = "undecided", "reached", "missed"
 OPTIONS = {"--all": ""}
 Verdict = Callable[[dict[str, str], str], str]
 SCANNER_TRIES, SCANNER_PAUSE_S = 20, 0.05
-EXIT_TRIES = 5
+EXIT_TRIES = 50
 KILLED_WITHIN_S = 1.0
 SETTLE_S = 0.2  # what counts as ready when it runs, but ends within this, has not come up
 
@@ -183,13 +183,17 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
 
 def send_bytes(context: Context, name: str, text: str) -> None:
     """Where its supervisor has just ended, and the service is to run or runs, another is asked for."""
+    is_start = text[-1:] in {"u", "o"}
     try:
         context.send(name, text)
+        if not is_start or context.is_supervised(name):
+            return
     except Fault as fault:
-        if fault.exit_code != EXIT_NOT_SUPERVISED or not (text[-1:] in {"u", "o"} or _has_jail(context.supervise_of(name))):
+        has_jail = "/" not in name and _has_jail(context.supervise_of(name)) and context.has_scanner()
+        if fault.exit_code != EXIT_NOT_SUPERVISED or not (is_start or has_jail):
             raise
-        ensure_supervised(context, name)
-        context.send(name, text)
+    ensure_supervised(context, name)
+    context.send(name, text)
 
 
 def _has_jail(folder: str) -> bool:
@@ -387,9 +391,7 @@ def _exit_all(context: Context) -> int:
         supervised = [name for name in context.all_names() if context.is_supervised(name)]
         if context.has_scanner():
             if not _exit_scanner(context, wait_s):
-                print(f"timeout: services are still stopping after {context.wait_s():g}s", flush=True)
-                print_hint("ljsv status  # -w SECONDS waits longer")
-                return EXIT_NOT_REACHED
+                break
         elif supervised:
             code = _exit_services(context, supervised, lambda name: _exit_in_order(context, name), wait_s)
             if code != EXIT_OK:
@@ -399,8 +401,8 @@ def _exit_all(context: Context) -> int:
         else:
             print(f"ok: all services of {context.shown} and their scanner have ended")
             return EXIT_OK
-    print("fail: what supervises them is killed again and again", flush=True)
-    print_hint("ljsv events -n 20")
+    print(f"timeout: services are still stopping after {context.wait_s():g}s", flush=True)
+    print_hint("ljsv status  # -w SECONDS waits longer")
     return EXIT_NOT_REACHED
 
 
@@ -443,28 +445,27 @@ def _exit_in_order(context: Context, name: str) -> None:
 def _is_something_left(context: Context) -> bool:
     """Whether a jail runs, perhaps without its directory."""
     folders = {context.supervise_of(name) for name in context.all_names()}
+    folders |= {f"{context.svdir}/{name}/log/supervise" for name in context.all_names()}
     runtime = context.places.runtime
     if runtime and os.path.isdir(runtime):
-        folders |= {f"{runtime}/{name}" for name in os.listdir(runtime) if not name.startswith(".")}
+        folders |= {f"{runtime}/{name}{part}" for name in os.listdir(runtime) if not name.startswith(".") for part in ("", "/log")}
     return any(map(_has_jail, folders))
 
 
 def _exit_scanner(context: Context, wait_s: float) -> bool:
-    """Whether it ends in time, told to."""
+    """Whether it ends in time, told to: once, since a second time it would not wait for its services."""
     import select
 
-    from ljsv.linux.process import open_process
-
-    try:
-        with open(f"{context.places.scanner}/pid") as file:
-            pid, start_time = map(int, file.read().split())
-    except FileNotFoundError:
-        return True  # it has ended by itself in this moment
-    pidfd = open_process(pid, start_time)
-    context.tell_scanner("exit\n")
-    if pidfd < 0:
+    pid = context.find_scanner()[0]
+    if not pid:  # it begins, or ends, in this moment
+        time.sleep(SCANNER_PAUSE_S)
         return True
     try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        context.tell_scanner("exit\n")
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         return bool(poll.poll(wait_s * 1000))

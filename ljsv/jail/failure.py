@@ -15,7 +15,8 @@ from ljsv.jail.spec import DIRECTORY, HOST, IMAGE, SERVICE_AT, JailSpec
 STAGE_BIND = "bind"
 STAGE_EXEC = "start"
 STAGE_FAULT = "fault"
-TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EBUSY, errno.EINTR, errno.ENODEV, errno.ENOSPC, errno.EDQUOT})  # ENODEV: its control group was removed
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EBUSY, errno.EINTR, errno.ENODEV}) | FULL  # ENODEV: its control group was removed
 
 
 def fault_report(fault: Fault) -> tuple[str, str, str, str, str, str]:
@@ -45,7 +46,7 @@ def explain_failure(spec: JailSpec, failure: tuple[str, ...], *, is_served: bool
         hint = f"who may enter and read it? namei -l {quote(place)}"
     elif number in {errno.EPERM, errno.ENOSPC} and "namespace" in stage:
         hint = "ljsv doctor"
-    elif number in {errno.ENOSPC, errno.EDQUOT}:
+    elif number in FULL:
         hint = f"df {quote(name.split(' ')[0] or where)}"
     is_replaced = spec.base_kind == HOST and stage == STAGE_BIND and number == errno.ENOENT  # useradd puts another /etc/group in its place
     return Fault(action, name, cause, hint=hint, exit_code=exit_code, is_transient=is_replaced or number in TRANSIENT)

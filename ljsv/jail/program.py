@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ljsv.linux.elf import loaders_of
+from ljsv.linux.elf import is_foreign, loaders_of
 from ljsv.linux.mount import AT_FDCWD, RESOLVE_NO_MAGICLINKS, openat2
 
 NO_INTERPRETER = "the jail has no"
@@ -98,6 +98,8 @@ def open_program(path: str, argv: tuple[str, ...]) -> tuple[int, tuple[str, ...]
         if not words:
             for loader in loaders_of(fd, head):
                 os.close(_open_program(loader))
+            if is_foreign(head):
+                os.set_inheritable(fd, True)  # the emulator opens it by that
             return fd, argv
         may_execute = os.access(f"/proc/self/fd/{fd}", os.X_OK)
         os.close(fd)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 from struct import unpack_from
 
+from ljsv.linux.libc import MACHINE
+
 HEADER_MAX = 64
 PT_INTERP, TABLE_MAX, LOADER_MAX, OFFSET_MAX = 3, 65536, 4096, (1 << 63) - 1  # the kernel's own bounds
 # Type of an offset; where e_phoff and e_phentsize are; size of a program header, and where p_offset and p_filesz are in it (elf(5)).
 _ELF_LAYOUTS = (("Q", 32, 54, 56, 8, 32), ("I", 28, 42, 32, 4, 16))
+_OWN_MACHINES = {"x86_64": (62, 3), "aarch64": (183, 40), "armv7l": (40,), "riscv64": (243,)}  # e_machine, of 32 bits as well
+
+
+def is_foreign(head: bytes) -> bool:
+    """Whether it is for nothing that this kernel executes itself: perhaps it hands it to an emulator (binfmt_misc)."""
+    return head[:4] != b"\x7fELF" or len(head) < HEADER_MAX or unpack_from("=H", head, 18)[0] not in _OWN_MACHINES.get(MACHINE, ())
 
 
 def loaders_of(fd: int, head: bytes) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def _overlay_in_effect(of: Supervisor, service: Service) -> str:
 
 def _is_privileged(of: Supervisor, service: Service | None) -> bool:
     """The jail that is there; where there is none, the next one."""
-    if of.jail.record:
+    if of.jail.record and of.jail.record.is_privileged >= 0:
         return bool(of.jail.record.is_privileged)
     return bool(service and service.rootfs.security.user_namespace == "host")
 

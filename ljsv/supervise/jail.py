@@ -210,8 +210,9 @@ class ServiceJail:
                 self.record.write(self._directory())
             _apply_priority(jail.spec, jail.service_pid)
         except OSError as error:
-            self.fault = Fault.from_os("cannot start", error, hint=f"df {quote(self._directory())}")
-            self.fault.is_transient = error.errno not in {errno.EPERM, errno.EACCES, errno.EINVAL}  # of its limits
+            is_of_limits = error.errno in {errno.EPERM, errno.EACCES, errno.EINVAL}
+            self.fault = Fault.from_os("cannot start", error, hint=f"see {jail.spec.directory}/limits" if is_of_limits else f"df {quote(self._directory())}")
+            self.fault.is_transient = not is_of_limits
             self.kill()
             return
         jail.give_go()

@@ -205,13 +205,15 @@ def _conclude(m: Machine, rules: Rules, now: float) -> Result:
 
 def _again(m: Machine, rules: Rules, now: float) -> Result:
     """An automatic restart, after the wait that the last runs have earned."""
-    failures = 0 if m.was_ready and m.run_time >= rules.stable_after else min(m.failures + 1, FAILURES_MAX)
+    is_its_own = m.end is not NOT_STARTED  # that it could not start for now brings nobody closer to giving up
+    counted = 1 if is_its_own or not rules.give_up_after else 0
+    failures = 0 if m.was_ready and m.run_time >= rules.stable_after else min(m.failures + counted, FAILURES_MAX)
     m = replace(m, failures=failures)
-    if rules.give_up_after and failures >= rules.give_up_after and m.end is not NOT_STARTED:  # that it could not start for now is no fault of its own
+    if rules.give_up_after and failures >= rules.give_up_after:
         return _fail(m, now)
     delay = rules.first_delay
-    if failures:
-        delay = min(rules.max_delay, rules.delay * 2.0 ** min(failures - 1, 40))
+    if failures or not is_its_own:
+        delay = min(rules.max_delay, rules.delay * 2.0 ** min(max(failures - 1, 0), 40))
     if m.run_time < SHORT_RUN_S:
         delay = max(delay, SHORT_RUN_DELAY_S)  # whatever policy says: no machine is filled with starts
     if delay <= 0:

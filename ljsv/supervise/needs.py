@@ -70,13 +70,15 @@ class Needs:
 
     def _subscribe(self, name: str, needs: tuple[str, ...]) -> None:
         wanted = set(paths_of(self._places, name, needs))
-        for path in [path for path in self._fifos if path not in wanted or not os.path.exists(path)]:
+        for path in self._fifos.keys() - wanted:
             self._drop(path)
         for path in wanted:
             self._hear(path)
 
     def _hear(self, path: str) -> None:
         """From now on; where it is not there, the scanner announces when it is."""
+        if path in self._fifos and not os.path.exists(path):
+            self._drop(path)
         if path not in self._fifos:
             with suppress(OSError, Fault):
                 fd = self._fifos[path] = open_fifo(path, os.O_RDWR | os.O_NONBLOCK)

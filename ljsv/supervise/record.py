@@ -54,7 +54,7 @@ class JailRecord:
     capabilities: int = 0
     has_filter: int = 1
     no_setid: int = 0
-    is_privileged: int = 0
+    is_privileged: int = -1  # not known, of one that code before this began
     log_inode: int = 0  # of the FIFO that it writes to
     cgroup: str = NO_GROUP  # the directory of its control group
 

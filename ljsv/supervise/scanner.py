@@ -54,6 +54,7 @@ SERVICES_MAX = 10_000
 NOFILE, NOFILE_MAX = 65536, 1 << 20  # of the scanner itself; what a service may ask for
 SWEEP_AFTER_S, SWEEPS_MAX = 0.5, 120
 RUNTIME_QUIET_S = 1.0
+HOLD_AFTER_S = 5.0  # a supervisor waits before it makes its directory anew (see `supervisor`)
 UPGRADE_AGAIN_S = 0.05
 CAUGHT = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 GROUP_ROOT = "LJSV_CGROOT"
@@ -615,7 +616,7 @@ class Scanner:
 
     def _mend_runtime(self) -> None:
         """Somebody deleted something of the runtime directory: make ours again, and have every supervisor look at its own."""
-        if not all(os.path.exists(f"{self.places.scanner}/{name}") for name in ("control", "events", "event")):
+        if not all(os.path.exists(f"{self.places.scanner}/{name}") for name in ("control", "events", "event", "pid")):
             try:
                 self._make_runtime()
             except Fault as fault:
@@ -625,6 +626,13 @@ class Scanner:
             self.journal.signal(signal.SIGTERM)
         for entry in self.entries.values():
             self.supervisors.tell(entry, signal.SIGHUP)
+        self.loop.set_timer("control", now() + HOLD_AFTER_S, self._hold_control)
+
+    def _hold_control(self) -> None:
+        """The FIFOs that supervisors have made anew by now."""
+        for entry in self.entries.values():
+            if entry.pidfd >= 0:
+                self.supervisors.hold_control(entry)
 
     def _write_problems(self) -> None:
         """`problems`: a line for each name that nobody supervises, and why."""

@@ -18,6 +18,7 @@ from ljsv import status
 from ljsv.errors import Fault, quote
 from ljsv.jail import terminal
 from ljsv.jail.cgroup import NOT_ENFORCED, unenforced
+from ljsv.jail.failure import FULL
 from ljsv.jail.limits import settings_of
 from ljsv.jail.spec import JailSpec, spec_of
 from ljsv.linux import process
@@ -29,7 +30,7 @@ from ljsv.supervise.announce import Announcer
 from ljsv.supervise.asleep import EXIT_HANDED_OVER, GO_TO_SLEEP, Held, wake
 from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
 from ljsv.supervise.detail import describe
-from ljsv.supervise.directory import SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
+from ljsv.supervise.directory import PAGE, SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
 from ljsv.supervise.events import Events
 from ljsv.supervise.fingerprint import is_edited, list_entries
 from ljsv.supervise.idle import Idleness
@@ -64,6 +65,7 @@ MEND_AFTER_S = 2.0
 DEATHS = frozenset({"ended", "build failed"})
 AT_REST = (status.DOWN, status.FAILED)
 FILES_QUIET_S = 0.05
+COMMANDS_A_TURN = 64
 LOG_MAX, LOG_KEEP = 10 << 20, 5
 AUTOMATIC = frozenset({"deadline", "ended", "finish ended", "build failed", "needs ready"})
 
@@ -159,7 +161,7 @@ class Supervisor:
         self._load()  # where the log goes, before what is in it goes there
         if self.log_reading:
             self.log_reading.begin()
-        self.loop.on_signal(signal.SIGTERM, lambda: self.feed(Event("x")))
+        self.loop.on_signal(signal.SIGTERM, self._exit)
         self.loop.on_signal(signal.SIGHUP, self._files_changing)
         self.loop.on_signal(signal.SIGUSR1, self._exit_in_order)
         self.loop.on_signal(signal.SIGUSR2, self.hand_over)
@@ -498,14 +500,19 @@ class Supervisor:
             self._rename(name)
 
     def _follow_rename(self) -> None:
-        """It got its name while nobody supervised it: what lies under the one before follows, where no other service has that by now."""
-        folder, before = os.path.split(status.read_detail(self.directory.path).get("directory", ""))
+        """It got its name while nobody supervised it: what lies under the one before follows. Where another service has that by now, only the overlay that runs."""
+        detail = status.read_detail(self.directory.path)
+        folder, before = os.path.split(detail.get("directory", ""))
         if folder != self.places.svdir or before == self.name or not is_service_name(before) or not is_service_name(self.name):
             return
-        jail = record.read_jail_record(self.directory.path)
-        if not os.path.lexists(f"{folder}/{before}") or (jail and record.is_alive(jail)):  # what runs holds it
+        if not os.path.lexists(f"{folder}/{before}"):
             self.events.send("renamed", was=before)
             self._move_what_is_kept(before)
+            return
+        jail = record.read_jail_record(self.directory.path)
+        state = self.places.state_of(before)
+        if jail and record.is_alive(jail) and detail.get("overlay", "").startswith(f"{state}/"):  # its lock keeps the other one out
+            move_directory(state, self.places.state_of(self.name))
 
     def _move_what_is_kept(self, before: str) -> None:
         """State and logs are kept by name."""
@@ -578,7 +585,7 @@ class Supervisor:
             open_fds.append(os.dup(open_fds[0]) if tty else self._open_stdout(service))
             self.jail.begin(spec, script, self.name, open_fds, self.logs.current, wires, is_drained=not (self.log_reading and self.log_reading.service))
         except OSError as error:  # of ours, not of what its files say: it may pass
-            fault = Fault.from_os("cannot start", error, hint=f"df {quote(folder)}; ls -ld {quote(folder)}")
+            fault = Fault.from_os("cannot start", error, hint=f"{'df' if error.errno in FULL else 'ls -ld'} {quote(folder)}")
             fault.is_transient = True
             raise fault from None
         finally:
@@ -699,7 +706,14 @@ class Supervisor:
         if self.holding:
             self.events.send("waits for those that need it", needed_by=" ".join(self.holding.values()))
         else:
-            self.feed(Event("x"))
+            self._exit()
+
+    def _exit(self) -> None:
+        """After what was commanded before: it may have been written while nobody supervised."""
+        for _ in range(PAGE // COMMANDS_A_TURN):
+            if not self._read_control():
+                break
+        self.feed(Event("x"))
 
     def hand_over(self) -> None:
         """Another supervisor, with the code that the scanner has, takes this service over. As if killed, but between two turns."""
@@ -708,12 +722,14 @@ class Supervisor:
 
     # ---- control FIFO, log, announcements
 
-    def _read_control(self) -> None:
+    def _read_control(self) -> bool:
+        """Whether there was something."""
         try:
-            data = os.read(self.directory.control_fd, 64)
+            data = os.read(self.directory.control_fd, COMMANDS_A_TURN)
         except BlockingIOError:
-            return
+            return False
         self._obey(data.decode("latin-1"))
+        return bool(data)
 
     def _obey(self, commands: str) -> None:
         """One after the other. What is left is announced with each: if we are killed in between, the next supervisor does it."""

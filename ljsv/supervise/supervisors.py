@@ -67,7 +67,7 @@ class Entry:
     problem: str = ""  # why nobody supervises it
     held_fds: list[int] = field(default_factory=list)  # its FIFOs, while one supervisor hands over to the next
     held_at: float = 0.0
-    control_fd: int = -1  # its control FIFO, never read here: what was written is not lost with who had not read it yet
+    control_fds: list[int] = field(default_factory=list)  # its control FIFOs, never read here: what was written is not lost with who had not read it yet
 
 
 class Supervisors:
@@ -159,7 +159,7 @@ class Supervisors:
         self._loop.watch(entry.pidfd, lambda: self._ended(entry))
         entry.is_asleep = living is not None and _is_dormitory(entry.pid)
         if living is not None:
-            self._hold_control(entry)
+            self.hold_control(entry)
         if living is not None and self.is_replacing:
             self._replace(entry)
         elif living is not None:
@@ -260,17 +260,17 @@ class Supervisors:
         while entry.held_fds:
             os.close(entry.held_fds.pop())
 
-    def _hold_control(self, entry: Entry) -> None:
-        """The one that is there now."""
+    def hold_control(self, entry: Entry) -> None:
+        """Those that are there now."""
         self.let_go_of_control(entry)
-        with suppress(OSError):
-            entry.control_fd = os.open(f"{self.folder_of(entry)}/control", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        for path in (self.folder_of(entry), f"/proc/self/fd/{entry.dir_fd}/log/supervise"):
+            with suppress(OSError):
+                entry.control_fds.append(os.open(f"{path}/control", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
 
     @staticmethod
     def let_go_of_control(entry: Entry) -> None:
-        if entry.control_fd >= 0:
-            os.close(entry.control_fd)
-        entry.control_fd = -1
+        while entry.control_fds:
+            os.close(entry.control_fds.pop())
 
     def _lost_jails(self, entry: Entry) -> dict[str, list[int]]:
         """What may run for this directory, by mark, where its supervise directory knows of nothing."""
@@ -331,7 +331,7 @@ class Supervisors:
         os.close(entry.begun_fd)
         entry.begun_fd = -1
         self.release(entry)
-        self._hold_control(entry)
+        self.hold_control(entry)
         entry.problem = " hint: ".join(line for line in text.decode(errors="replace").split("\n") if line)
         tell_subscribers(f"{self._places.scanner}/event", b"s")
 
@@ -418,6 +418,8 @@ class Supervisors:
             entry.due.add(number)
             self.wake(entry)
         if entry.pidfd >= 0:
+            if number == signal.SIGHUP:
+                self.hold_control(entry)  # it may have been made anew
             if not entry.is_asleep:
                 with suppress(OSError):
                     signal.pidfd_send_signal(entry.pidfd, number)

@@ -208,6 +208,28 @@ def test_giving_up() -> None:
     assert step(m, Event("u"), rules, 3.0)[0].state == status.STARTING
 
 
+def test_a_start_that_waits_for_room_is_no_failure_of_the_service() -> None:
+    """However often it is tried, give_up_after counts what has run, and it is not tried all the time."""
+    rules = Rules(give_up_after=2)
+    m, now = step(Machine(), Event("u"), rules, 0.0)[0], 0.0
+    for _ in range(5):
+        m, _ = step(m, Event("build failed", is_transient=True), rules, now)
+        assert m.state == status.BACKOFF and m.deadline is not None and m.deadline >= now + rules.delay
+        now = m.deadline
+        m, _ = step(m, Event("deadline"), rules, now)
+        assert m.state == status.STARTING
+    m = run_once(m, rules, now, 0.1, 1)
+    assert m.state == status.BACKOFF and m.failures == 1
+
+
+def test_failed_is_neither_paused_nor_told_to_end() -> None:
+    """Nothing runs that could be."""
+    rules = Rules(give_up_after=1)
+    m = replace(step(Machine(), Event("u"), rules, 0.0)[0], is_paused=True, term_sent=True)
+    m, _ = step(m, Event("ended", end=table.LOST), rules, 1.0)
+    assert m.state == status.FAILED and not m.is_paused and not m.term_sent
+
+
 def test_stop_sends_the_signal_then_cont_then_kills_the_jail() -> None:
     """TERM and CONT, and at the deadline everything."""
     rules = Rules(stop_signal=signal.SIGQUIT, stop_timeout=3.0)

@@ -291,16 +291,53 @@ def test_down_while_nobody_supervises_it_for_now(scanning: Tree) -> None:
     assert not is_alive(pid) and scanning.state("a") == "down"
 
 
-def test_command_that_a_killed_supervisor_had_not_read(scanning: Tree) -> None:
+@pytest.mark.parametrize("of", ["service", "log service", "made anew"])
+def test_command_that_a_killed_supervisor_had_not_read(scanning: Tree, of: str) -> None:
     """It is obeyed by the next one."""
-    add(scanning, "a")
+    add(scanning, "a", log__run="#!/bin/sh\nexec cat > /dev/null\n")
     scanning.wait_state("a", "ready")
+    folder = scanning.supervise("a")
+    if of == "made anew":
+        before = os.stat(folder / "control").st_ino
+        shutil.rmtree(os.path.realpath(folder))
+        wait_for(lambda: (folder / "control").exists() and os.stat(folder / "control").st_ino != before, "another FIFO", 10)
+        time.sleep(5)  # for the scanner to open it
+    if of == "log service":
+        folder = scanning.sv / "a/log/supervise"
+        wait_for(lambda: "state ready" in (folder / "detail").read_text(), "the log service")
     supervisor = scanning.supervisor_pid("a")
     os.kill(supervisor, signal.SIGSTOP)
-    (scanning.supervise("a") / "control").write_text("d")
+    (folder / "control").write_text("d")
     os.kill(supervisor, signal.SIGKILL)
-    scanning.wait_state("a", "down")
-    assert "want up" not in (scanning.supervise("a") / "detail").read_text()
+    wait_for(lambda: "state down" in (folder / "detail").read_text(), "it to be obeyed")
+
+
+def test_exit_all_ends_a_log_service_that_nobody_supervises(tree: Tree) -> None:
+    """Its service is down, and scanner and supervisor are killed: it is found all the same."""
+    tree.ljsv("scan", "--daemon")
+    add(tree, "a", log__run="#!/bin/sh\nexec cat > /dev/null\n")
+    tree.wait_state("a", "ready")
+    tree.ljsv("down", "a")
+    detail = tree.sv / "a/log/supervise/detail"
+    pid = int(next(line for line in detail.read_text().splitlines() if line.startswith("pid ")).split()[1])
+    for victim in (scanner_pid(tree), tree.supervisor_pid("a")):
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda victim=victim: not is_alive(victim), "it to end")
+    tree.ljsv("exit", "--all")
+    assert not is_alive(pid)
+
+
+def test_commands_without_a_scanner_do_not_wait_for_one(tree: Tree) -> None:
+    """What runs without a supervisor needs a scanner first: said at once."""
+    tree.ljsv("scan", "--daemon")
+    for name in ("a", "b"):
+        add(tree, name)
+        tree.wait_state(name, "ready")
+    for victim in (scanner_pid(tree), tree.supervisor_pid("a"), tree.supervisor_pid("b")):
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda victim=victim: not is_alive(victim), "it to end")
+    assert "no scanner runs" in tree.ljsv("down", "a", "b", code=102).stderr
+    tree.ljsv("exit", "--all")
 
 
 def test_backoff_goes_on_after_the_supervisor_was_killed(scanning: Tree) -> None:
