@@ -261,11 +261,13 @@ class Supervisors:
             os.close(entry.held_fds.pop())
 
     def hold_control(self, entry: Entry) -> None:
-        """Those that are there now."""
-        self.let_go_of_control(entry)
+        """Those that are there now; not a moment without the ones before, where they are the same."""
+        before, entry.control_fds = entry.control_fds, []
         for path in (self.folder_of(entry), f"/proc/self/fd/{entry.dir_fd}/log/supervise"):
             with suppress(OSError):
                 entry.control_fds.append(os.open(f"{path}/control", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
+        for fd in before:
+            os.close(fd)
 
     @staticmethod
     def let_go_of_control(entry: Entry) -> None:
