@@ -456,13 +456,9 @@ def _exit_scanner(context: Context, wait_s: float) -> bool:
     """Whether it ends in time, told to: once, since a second time it would not wait for its services."""
     import select
 
-    pid = context.find_scanner()[0]
-    if not pid:  # it begins, or ends, in this moment
+    pidfd = _open_scanner(context)
+    if pidfd < 0:  # it begins, or ends, in this moment
         time.sleep(SCANNER_PAUSE_S)
-        return True
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
         return True
     try:
         context.tell_scanner("exit\n")
@@ -471,3 +467,18 @@ def _exit_scanner(context: Context, wait_s: float) -> bool:
         return bool(poll.poll(wait_s * 1000))
     finally:
         os.close(pidfd)
+
+
+def _open_scanner(context: Context) -> int:
+    """A pidfd of it, as its file says, or, where that is missing or another's, the lock; -1 for none."""
+    from ljsv.linux.process import open_process
+
+    with suppress(OSError, ValueError), open(f"{context.places.scanner}/pid") as file:
+        pid, start_time = map(int, file.read().split())
+        pidfd = open_process(pid, start_time)
+        if pidfd >= 0:
+            return pidfd
+    pid = context.find_scanner()[0]
+    with suppress(OSError):
+        return os.pidfd_open(pid) if pid else -1
+    return -1

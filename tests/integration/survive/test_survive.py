@@ -312,6 +312,17 @@ def test_command_that_a_killed_supervisor_had_not_read(scanning: Tree, of: str) 
     wait_for(lambda: "state down" in (folder / "detail").read_text(), "it to be obeyed")
 
 
+def test_exit_all_where_nobody_knows_the_scanners_pid(scanning: Tree) -> None:
+    """Its file was deleted: the lock tells."""
+    add(scanning, "a")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    scanner = scanner_pid(scanning)
+    base = f"/run/ljsv/sv-{scanning.scan_hash()}" if not scanning.uid else f"{scanning.env['XDG_RUNTIME_DIR']}/ljsv/sv-{scanning.scan_hash()}"
+    os.unlink(f"{base}/.scanner/pid")
+    scanning.ljsv("exit", "--all")
+    assert not is_alive(pid) and not is_alive(scanner)
+
+
 def test_exit_all_ends_a_log_service_that_nobody_supervises(tree: Tree) -> None:
     """Its service is down, and scanner and supervisor are killed: it is found all the same."""
     tree.ljsv("scan", "--daemon")
