@@ -135,7 +135,7 @@ def _no_log(context: Context, name: str, path: str) -> Fault:
     except Fault:
         where = "file"
     if where != "file":
-        kept, hint = ("nothing is kept", f"ljsv status {quote(name)}") if where == "none" else ("it is in the kernel's log", f"dmesg | grep ' {name}: '")
+        kept, hint = ("nothing is kept", f"ljsv status {quote(name)}") if where == "none" else ("it is in the kernel's log", f"dmesg | grep {quote(f' {name}: ')}")
         return Fault("no log", f'log.to = "{where}" in {context.svdir}/{name}/policy', kept, service=name, hint=hint, exit_code=EXIT_NOT_REACHED)
     return Fault("no log yet", path, "it has written nothing", service=name, hint=f"ljsv status {quote(name)}", exit_code=EXIT_NOT_REACHED)
 

@@ -8,7 +8,6 @@ from ljsv.cli.confirm import confirm
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options, usage
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_OK, Fault, quote
-from ljsv.linux.process import read_boot_id
 from ljsv.paths import is_service_name
 
 OPTIONS = {"--yes": ""}
@@ -42,11 +41,11 @@ def run(_verb: str, options: Options) -> int:
 
 def _refuse_while_it_runs(context: Context, name: str) -> None:
     """A jail may outlive its supervisor: what it writes is not deleted under it, nor its record."""
-    from ljsv.supervise.record import open_jail, read_jail_record
+    from ljsv.supervise.record import find_living
 
     for folder in {context.supervise_of(name), context.places.runtime_of(name) or context.supervise_of(name)}:
-        record = read_jail_record(folder)
-        if record and record.boot_id == read_boot_id() and open_jail(record)[0] >= 0:
+        record = find_living(folder)
+        if record:
             raise Fault("its jail runs, though nobody supervises it", folder, f"pid {record.pid}", service=name, hint=f"ljsv up {quote(name)} && ljsv exit {quote(name)}", exit_code=EXIT_NOT_REACHED)
 
 

@@ -94,10 +94,10 @@ def _refuse_while_it_runs(context: Context, name: str) -> None:
     """A jail may outlive its supervisor: its files are not deleted under it."""
     if context.is_supervised(name):
         return
-    from ljsv.supervise.record import is_alive, read_jail_record
+    from ljsv.supervise.record import find_living
 
-    record = read_jail_record(context.supervise_of(name)) if context.detail(name) else None
-    if record and is_alive(record):
+    record = find_living(context.supervise_of(name)) if context.detail(name) else None
+    if record:
         hint = f"ljsv up {quote(name)}, which adopts it, and then again: ljsv remove {quote(name)}"
         raise Fault("its jail runs, though nobody supervises it", context.supervise_of(name), f"pid {record.pid}", service=name, hint=hint, exit_code=EXIT_NOT_REACHED)
 

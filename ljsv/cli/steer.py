@@ -189,19 +189,13 @@ def send_bytes(context: Context, name: str, text: str) -> None:
         if not is_start or context.is_supervised(name):
             return
     except Fault as fault:
-        has_jail = "/" not in name and _has_jail(context.supervise_of(name)) and context.has_scanner()
+        from ljsv.supervise.record import find_living
+
+        has_jail = "/" not in name and find_living(context.supervise_of(name)) and context.has_scanner()
         if fault.exit_code != EXIT_NOT_SUPERVISED or not (is_start or has_jail):
             raise
     ensure_supervised(context, name)
     context.send(name, text)
-
-
-def _has_jail(folder: str) -> bool:
-    """Whether one runs, by that supervise directory."""
-    from ljsv.supervise.record import is_alive, read_jail_record
-
-    record = read_jail_record(folder)
-    return record is not None and is_alive(record)
 
 
 def _longest_stop(context: Context, names: list[str]) -> float:
@@ -444,12 +438,14 @@ def _exit_in_order(context: Context, name: str) -> None:
 
 def _is_something_left(context: Context) -> bool:
     """Whether a jail runs, perhaps without its directory."""
+    from ljsv.supervise.record import find_living
+
     folders = {context.supervise_of(name) for name in context.all_names()}
     folders |= {f"{context.svdir}/{name}/log/supervise" for name in context.all_names()}
     runtime = context.places.runtime
     if runtime and os.path.isdir(runtime):
         folders |= {f"{runtime}/{name}{part}" for name in os.listdir(runtime) if not name.startswith(".") for part in ("", "/log")}
-    return any(map(_has_jail, folders))
+    return any(map(find_living, folders))
 
 
 def _exit_scanner(context: Context, wait_s: float) -> bool:

@@ -179,7 +179,7 @@ def _enter(spec: JailSpec, steps: list[Step], wiring: builder.Wiring, channel_fd
         build.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         last = [step for step in steps if isinstance(step, FilterSystemCalls)]
         for step in steps:
-            if step not in last:
+            if not isinstance(step, FilterSystemCalls):
                 stage = step.stage
                 step.execute(build)
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of ids has cleared it

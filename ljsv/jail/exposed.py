@@ -100,7 +100,7 @@ def _look_as_owner(spec: JailSpec, exposed: tuple[Place, ...]) -> tuple[list[tup
 
 
 def _look_for_set_id(spec: JailSpec, exposed: tuple[Place, ...], *, is_owner: bool = False) -> tuple[list[tuple[str, int]], str]:
-    """PermissionError for what may not be looked at. What the `is_owner` of all the jail's ids may not open, the jail may not either."""
+    """PermissionError for what may not be looked at. What the `is_owner` of all the jail's ids may neither list nor enter, the jail may not either."""
     found: list[tuple[str, int]] = []
     closed: list[str] = []
     looked_at = 0

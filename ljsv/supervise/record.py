@@ -37,7 +37,7 @@ class JailRecord:
     """One jail: pid and start time (clock ticks) of its pid 1, its service and what serves its image, on this boot.
 
     `user`, `capabilities` (a bit mask), `has_filter`, `no_setid` and `is_privileged` are what it
-    was built with, whatever its files say by now: who enters gets the same.
+    was built with, whatever its files say by now: who enters gets the same rights, and status shows the last.
     """
 
     boot_id: str
@@ -82,15 +82,14 @@ def open_jail(record: JailRecord) -> tuple[int, int]:
     return open_both(record.pid, record.start_time, record.service_pid, record.service_start_time)
 
 
-def is_alive(record: JailRecord) -> bool:
-    """Whether its pid 1 is there."""
-    if record.boot_id != read_boot_id():
-        return False
-    fds = open_jail(record)
-    for fd in fds:
-        if fd >= 0:
-            os.close(fd)
-    return fds[0] >= 0
+def find_living(directory: str) -> JailRecord | None:
+    """The record of a jail that runs, whoever supervises it; None where none does."""
+    record = read_jail_record(directory)
+    pidfd = open_process(record.pid, record.start_time) if record and record.boot_id == read_boot_id() else -1
+    if pidfd < 0:
+        return None
+    os.close(pidfd)
+    return record
 
 
 def open_both(pid: int, start_time: int, service_pid: int, service_start_time: int) -> tuple[int, int]:

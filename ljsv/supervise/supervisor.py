@@ -509,9 +509,8 @@ class Supervisor:
             self.events.send("renamed", was=before)
             self._move_what_is_kept(before)
             return
-        jail = record.read_jail_record(self.directory.path)
         state = self.places.state_of(before)
-        if jail and record.is_alive(jail) and detail.get("overlay", "").startswith(f"{state}/"):  # its lock keeps the other one out
+        if record.find_living(self.directory.path) and detail.get("overlay", "").startswith(f"{state}/"):  # its lock keeps the other one out
             move_directory(state, self.places.state_of(self.name))
 
     def _move_what_is_kept(self, before: str) -> None:

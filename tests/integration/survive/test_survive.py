@@ -53,10 +53,15 @@ def add(tree: Tree, name: str, run: str = "exec sleep 1000", **files: str) -> No
     tree.add(name, run, env__COPY_OF=f"{tree.root}/{name}\n", **files)
 
 
-def scanner_pid(tree: Tree) -> int:
+def scanner_file(tree: Tree) -> Path:
+    """Where the scanner says its pid."""
     base = tree.env.get("XDG_RUNTIME_DIR", "/run") if tree.uid else "/run"
+    return Path(f"{base}/ljsv/sv-{tree.scan_hash()}/.scanner/pid")
+
+
+def scanner_pid(tree: Tree) -> int:
     try:
-        return int(Path(f"{base}/ljsv/sv-{tree.scan_hash()}/.scanner/pid").read_text().split()[0])
+        return int(scanner_file(tree).read_text().split()[0])
     except (OSError, IndexError, ValueError):
         return 0
 
@@ -271,6 +276,13 @@ def test_two_hundred_services(scanning: Tree) -> None:
     assert not scanning.processes()
 
 
+def kill_all_that_supervises(tree: Tree, *names: str) -> None:
+    """The scanner, and the supervisors of these."""
+    for victim in (scanner_pid(tree), *map(tree.supervisor_pid, names)):
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda victim=victim: not is_alive(victim), "it to end")
+
+
 def kill_supervisor(tree: Tree, name: str) -> None:
     supervisor = tree.supervisor_pid(name)
     os.kill(supervisor, signal.SIGKILL)
@@ -317,8 +329,7 @@ def test_exit_all_where_nobody_knows_the_scanners_pid(scanning: Tree) -> None:
     add(scanning, "a")
     pid = int(scanning.wait_state("a", "ready")["pid"])
     scanner = scanner_pid(scanning)
-    base = f"/run/ljsv/sv-{scanning.scan_hash()}" if not scanning.uid else f"{scanning.env['XDG_RUNTIME_DIR']}/ljsv/sv-{scanning.scan_hash()}"
-    os.unlink(f"{base}/.scanner/pid")
+    os.unlink(scanner_file(scanning))
     scanning.ljsv("exit", "--all")
     assert not is_alive(pid) and not is_alive(scanner)
 
@@ -331,9 +342,7 @@ def test_exit_all_ends_a_log_service_that_nobody_supervises(tree: Tree) -> None:
     tree.ljsv("down", "a")
     detail = tree.sv / "a/log/supervise/detail"
     pid = int(next(line for line in detail.read_text().splitlines() if line.startswith("pid ")).split()[1])
-    for victim in (scanner_pid(tree), tree.supervisor_pid("a")):
-        os.kill(victim, signal.SIGKILL)
-        wait_for(lambda victim=victim: not is_alive(victim), "it to end")
+    kill_all_that_supervises(tree, "a")
     tree.ljsv("exit", "--all")
     assert not is_alive(pid)
 
@@ -344,9 +353,7 @@ def test_commands_without_a_scanner_do_not_wait_for_one(tree: Tree) -> None:
     for name in ("a", "b"):
         add(tree, name)
         tree.wait_state(name, "ready")
-    for victim in (scanner_pid(tree), tree.supervisor_pid("a"), tree.supervisor_pid("b")):
-        os.kill(victim, signal.SIGKILL)
-        wait_for(lambda victim=victim: not is_alive(victim), "it to end")
+    kill_all_that_supervises(tree, "a", "b")
     assert "no scanner runs" in tree.ljsv("down", "a", "b", code=102).stderr
     tree.ljsv("exit", "--all")
 
@@ -435,9 +442,7 @@ def test_exit_all_without_a_scanner_ends_orphaned_jails(tree: Tree) -> None:
     tree.ljsv("scan", "--daemon")
     add(tree, "a")
     pid = int(tree.wait_state("a", "ready")["pid"])
-    for victim in (scanner_pid(tree), tree.supervisor_pid("a")):
-        os.kill(victim, signal.SIGKILL)
-        wait_for(lambda victim=victim: not is_alive(victim), "it to end")
+    kill_all_that_supervises(tree, "a")
     tree.ljsv("exit", "--all")
     assert not is_alive(pid)
 
