@@ -1,11 +1,10 @@
-"""Commands that wait for what they asked: up, once, restart, down, exit, wait.
+"""Commands that wait for what they asked: up, once, restart, down.
 
 Woken by the supervisor's announcements, never by polling.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from contextlib import suppress
 
 from ljsv import status
 from ljsv.cli.context import Context
-from ljsv.cli.options import usage
 from ljsv.cli.show import boot_now, one_line, print_fault, print_hint
 from ljsv.cli.subscribe import LONGEST_S, Subscription
 from ljsv.errors import EXIT_NOT_REACHED, EXIT_NOT_SUPERVISED, EXIT_OK, Fault, quote
@@ -22,7 +20,6 @@ UNDECIDED, REACHED, MISSED = "undecided", "reached", "missed"
 OPTIONS = {"--all": ""}
 Verdict = Callable[[dict[str, str], str], str]
 SCANNER_TRIES, SCANNER_PAUSE_S = 20, 0.05
-EXIT_TRIES = 50
 KILLED_WITHIN_S = 1.0
 SETTLE_S = 0.2  # what counts as ready when it runs, but ends within this, has not come up
 
@@ -152,7 +149,7 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
                 answer = verdict(context.detail(name), before[name])
                 if answer != UNDECIDED:
                     decided[name] = answer
-                    _report(context, name, answer)
+                    report(context, name, answer)
             if unsent and any((after or {}).get(name, set()) <= decided.keys() for name in unsent):
                 return is_decided()
             return len(decided) == len(names)
@@ -175,7 +172,7 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
         print_fault(failure)
     for name in names:
         if name not in decided:
-            _report(context, name, UNDECIDED)
+            report(context, name, UNDECIDED)
     if failures:
         return failures[0].exit_code
     return EXIT_OK if all(decided.get(name) == REACHED for name in names) else EXIT_NOT_REACHED
@@ -204,7 +201,7 @@ def _longest_stop(context: Context, names: list[str]) -> float:
     return max(stops, default=0.0)
 
 
-def _report(context: Context, name: str, answer: str) -> None:
+def report(context: Context, name: str, answer: str) -> None:
     detail = context.detail(name)
     if answer == REACHED:
         print(f"ok: {one_line(name, detail)}", flush=True)
@@ -363,118 +360,3 @@ def _is_loop_free(after: dict[str, set[str]]) -> bool:
     for _ in after:
         done |= {name for name, first in after.items() if first <= done}
     return len(done) == len(after)
-
-
-def exit_(context: Context) -> int:
-    """Named services: their supervisors end. --all: everything ends, the scanner too."""
-    names = context.names()
-    if context.options.has("--all"):
-        return _exit_all(context)
-    for name in names:
-        service, _, part = name.partition("/")
-        if part:
-            raise usage(f"{name}: a log service exits with its service", hint=f"ljsv exit {quote(service)}  # or ljsv down {quote(name)}")
-    return _exit_services(context, names, lambda name: context.send(name, "x"), context.wait_s())
-
-
-def _exit_all(context: Context) -> int:
-    """The scanner is told, and its end waited for. Where it is killed meanwhile, those that it had are told one by one."""
-    give_up_at = time.monotonic() + context.wait_s()
-    for _ in range(EXIT_TRIES):
-        wait_s = max(give_up_at - time.monotonic(), 0.0)
-        supervised = [name for name in context.all_names() if context.is_supervised(name)]
-        if context.has_scanner():
-            if not _exit_scanner(context, wait_s):
-                break
-        elif supervised:
-            code = _exit_services(context, supervised, lambda name: _exit_in_order(context, name), wait_s)
-            if code != EXIT_OK:
-                return code
-        elif _is_something_left(context):
-            ensure_scanner(context)  # what lost its supervisor is found and stopped by a scanner
-        else:
-            print(f"ok: all services of {context.shown} and their scanner have ended")
-            return EXIT_OK
-    print(f"timeout: services are still stopping after {context.wait_s():g}s", flush=True)
-    print_hint("ljsv status  # -w SECONDS waits longer")
-    return EXIT_NOT_REACHED
-
-
-def _exit_services(context: Context, names: list[str], tell: Callable[[str], None], wait_s: float) -> int:
-    with Subscription() as subscription:
-        subscription.add(f"{context.places.scanner}/event")
-        for name in names:
-            subscription.add(f"{context.supervise_of(name)}/event")
-            tell(name)
-        left = list(names)
-
-        def is_decided() -> bool:
-            for name in list(left):
-                if not context.is_supervised(name):
-                    left.remove(name)
-                    print(f"ok: {name}: exited", flush=True)
-            return not left
-
-        if subscription.until(is_decided, wait_s):
-            return EXIT_OK
-    for name in left:
-        _report(context, name, UNDECIDED)
-    return EXIT_NOT_REACHED
-
-
-def _exit_in_order(context: Context, name: str) -> None:
-    """As the scanner tells it: after those that need it."""
-    import signal
-
-    from ljsv.linux.process import open_process
-
-    words = context.detail(name).get("supervisor", "-").split()
-    pidfd = open_process(int(words[0]), int(words[1])) if len(words) == 2 else -1
-    if pidfd >= 0:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGUSR1)
-        os.close(pidfd)
-
-
-def _is_something_left(context: Context) -> bool:
-    """Whether a jail runs, perhaps without its directory."""
-    from ljsv.supervise.record import find_living
-
-    folders = {context.supervise_of(name) for name in context.all_names()}
-    folders |= {f"{context.svdir}/{name}/log/supervise" for name in context.all_names()}
-    runtime = context.places.runtime
-    if runtime and os.path.isdir(runtime):
-        folders |= {f"{runtime}/{name}{part}" for name in os.listdir(runtime) if not name.startswith(".") for part in ("", "/log")}
-    return any(map(find_living, folders))
-
-
-def _exit_scanner(context: Context, wait_s: float) -> bool:
-    """Whether it ends in time, told to: once, since a second time it would not wait for its services."""
-    import select
-
-    pidfd = _open_scanner(context)
-    if pidfd < 0:  # it begins, or ends, in this moment
-        time.sleep(SCANNER_PAUSE_S)
-        return True
-    try:
-        context.tell_scanner("exit\n")
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(wait_s * 1000))
-    finally:
-        os.close(pidfd)
-
-
-def _open_scanner(context: Context) -> int:
-    """A pidfd of it, as its file says, or, where that is missing or another's, the lock; -1 for none."""
-    from ljsv.linux.process import open_process
-
-    with suppress(OSError, ValueError), open(f"{context.places.scanner}/pid") as file:
-        pid, start_time = map(int, file.read().split())
-        pidfd = open_process(pid, start_time)
-        if pidfd >= 0:
-            return pidfd
-    pid = context.find_scanner()[0]
-    with suppress(OSError):
-        return os.pidfd_open(pid) if pid else -1
-    return -1

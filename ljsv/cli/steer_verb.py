@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ljsv.cli import steer
+from ljsv.cli import ending, steer
 from ljsv.cli.context import Context
 from ljsv.cli.options import Options
 
@@ -13,7 +13,7 @@ ACTIONS = {
     "restart": steer.restart,
     "reset-failed": steer.reset_failed,
     "down": steer.stop,
-    "exit": steer.exit_,
+    "exit": ending.run_exit,
 }
 
 
