@@ -16,10 +16,12 @@ from contextlib import suppress
 
 from ljsv import status
 from ljsv.errors import Fault, quote
+from ljsv.jail.failure import FULL
 from ljsv.linux import files
 
 OWNER_FILE = "owner"
 OWNER_MAX = 8192
+MADE = "made"  # to the scanner: a control FIFO of NAME is another than before
 SUBSCRIBERS_MAX = 4096
 ALTERNATIVES_MAX = 9
 PAGE = 4096
@@ -143,7 +145,7 @@ class SuperviseDirectory:
             raise
         except OSError as error:
             shown = self._show(self.path)
-            hint = f"df {quote(shown)}" if error.errno == errno.ENOSPC else f"ls -ld {quote(self._service_path)} {quote(shown)}"
+            hint = f"df {quote(shown)}" if error.errno in FULL else f"ls -ld {quote(self._service_path)} {quote(shown)}"
             raise Fault.from_os("cannot make the supervise directory", error, shown, hint=hint) from None
 
     def _show(self, text: str) -> str:

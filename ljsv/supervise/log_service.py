@@ -52,6 +52,7 @@ class LogService(Supervisor):
 
     def begin(self) -> None:
         self.directory.make()
+        self.say_made()
         self.open_log()
         self._begin_supervising()
         if self.machine.is_exiting and not self.is_done:  # a supervisor that was killed had told it to
@@ -85,6 +86,9 @@ class LogService(Supervisor):
 
     def _rename(self, name: str) -> None:
         """It has no name of its own."""
+
+    def say_made(self) -> None:
+        self.main_service.say_made()
 
     def _is_command(self, byte: str) -> bool:
         return byte in table.COMMANDS - {"x"}

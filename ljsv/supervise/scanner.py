@@ -38,7 +38,7 @@ from ljsv.supervise.arrival import BELOW, TOO_LARGE, DirectoryWatches, look_at
 from ljsv.supervise.asleep import AWAKE, BUSY, IDLE
 from ljsv.supervise.attendants import Journal, Nursery
 from ljsv.supervise.command import ESSENTIAL_FAILED
-from ljsv.supervise.directory import format_identity, open_fifo, tell_subscribers
+from ljsv.supervise.directory import MADE, format_identity, open_fifo, tell_subscribers
 from ljsv.supervise.dormitory import HAND_OVER_MAX_S
 from ljsv.supervise.events import Events
 from ljsv.supervise.loop import Loop, now
@@ -54,7 +54,6 @@ SERVICES_MAX = 10_000
 NOFILE, NOFILE_MAX = 65536, 1 << 20  # of the scanner itself; what a service may ask for
 SWEEP_AFTER_S, SWEEPS_MAX = 0.5, 120
 RUNTIME_QUIET_S = 1.0
-HOLD_AFTER_S = 5.0  # a supervisor waits before it makes its directory anew (see `supervisor`)
 UPGRADE_AGAIN_S = 0.05
 CAUGHT = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 GROUP_ROOT = "LJSV_CGROOT"
@@ -573,6 +572,8 @@ class Scanner:
             self.supervisors.let_sleep(self.by_name[name])
         elif verb == BUSY and name in self.by_name:
             self.supervisors.stay_awake(self.by_name[name])
+        elif verb == MADE and name in self.by_name:
+            self.supervisors.hold_control(self.by_name[name])
         elif verb == AWAKE:
             self._woke(name)
         elif verb == "supervise" and is_service_name(name):
@@ -626,13 +627,6 @@ class Scanner:
             self.journal.signal(signal.SIGTERM)
         for entry in self.entries.values():
             self.supervisors.tell(entry, signal.SIGHUP)
-        self.loop.set_timer("control", now() + HOLD_AFTER_S, self._hold_control)
-
-    def _hold_control(self) -> None:
-        """The FIFOs that supervisors have made anew by now."""
-        for entry in self.entries.values():
-            if entry.pidfd >= 0:
-                self.supervisors.hold_control(entry)
 
     def _write_problems(self) -> None:
         """`problems`: a line for each name that nobody supervises, and why."""

@@ -30,7 +30,7 @@ from ljsv.supervise.announce import Announcer
 from ljsv.supervise.asleep import EXIT_HANDED_OVER, GO_TO_SLEEP, Held, wake
 from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
 from ljsv.supervise.detail import describe
-from ljsv.supervise.directory import PAGE, SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
+from ljsv.supervise.directory import MADE, PAGE, SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
 from ljsv.supervise.events import Events
 from ljsv.supervise.fingerprint import is_edited, list_entries
 from ljsv.supervise.idle import Idleness
@@ -398,6 +398,9 @@ class Supervisor:
         if is_lost and self.source.service and self.source.service.policy.essential:
             self.events.send("an essential service has failed", "error")
             self.tell_scanner(f"essential {self.name}")
+
+    def say_made(self) -> None:
+        self.tell_scanner(f"{MADE} {self.name}")
 
     def tell_scanner(self, line: str) -> None:
         """A command, as soon as it is taken."""
@@ -817,6 +820,7 @@ class Supervisor:
             self.jail.write_record(self.directory.path)
             self.announcer.announce(self.machine, self.jail.service_pid, describe(self))
             self.directory.open_ok()
+            self.say_made()
             self.events.send("the supervise directory had vanished, and was made anew", "warning", path=self.directory.path)
         except (OSError, Fault) as error:
             self.events.send("cannot make the supervise directory", "error", cause=str(error))

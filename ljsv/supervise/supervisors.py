@@ -420,8 +420,6 @@ class Supervisors:
             entry.due.add(number)
             self.wake(entry)
         if entry.pidfd >= 0:
-            if number == signal.SIGHUP:
-                self.hold_control(entry)  # it may have been made anew
             if not entry.is_asleep:
                 with suppress(OSError):
                     signal.pidfd_send_signal(entry.pidfd, number)

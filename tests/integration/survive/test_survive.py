@@ -313,7 +313,7 @@ def test_command_that_a_killed_supervisor_had_not_read(scanning: Tree, of: str) 
         before = os.stat(folder / "control").st_ino
         shutil.rmtree(os.path.realpath(folder))
         wait_for(lambda: (folder / "control").exists() and os.stat(folder / "control").st_ino != before, "another FIFO", 10)
-        time.sleep(5)  # for the scanner to open it
+        time.sleep(1)  # for the scanner to open it
     if of == "log service":
         folder = scanning.sv / "a/log/supervise"
         wait_for(lambda: "state ready" in (folder / "detail").read_text(), "the log service")
