@@ -123,6 +123,7 @@ def become_zero(*, is_range: bool) -> None:
 def run_builder(read_plan: Callable[[], tuple[JailSpec, Iterable[Step]]], build: Build, wiring: Wiring, ids: IdMap, closed_r: int) -> None:
     """The builder: from the first step to exec. Returns only when that has failed, and was reported."""
     stage = "begin"
+    build.closed_fd = closed_r
     try:
         os.umask(0o022)
         os.chdir("/")
@@ -146,7 +147,6 @@ def run_builder(read_plan: Callable[[], tuple[JailSpec, Iterable[Step]]], build:
             stage = step.stage
             step.execute(build)
         stage = STAGE_EXEC
-        os.read(closed_r, 1)
         become(spec, build, wiring, last, by_descriptor=spec.is_privileged)
     except Fault as fault:
         report(build.channel_fd, *fault_report(fault))

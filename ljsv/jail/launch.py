@@ -254,6 +254,8 @@ def _map_range(launch: Launch) -> None:
         write_maps(launch.pid, launch.ids)
         descriptors.send(launch.channel_fd, b"M")
         return
+    except ConnectionError:
+        return  # it has been killed, and its pid 1 is about to end
     except OSError as error:
         failure = ("map ids", str(error.errno or 0), error.strerror or "", error.filename or "")
     except Fault as fault:

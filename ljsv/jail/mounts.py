@@ -363,7 +363,11 @@ class ReadOnlyRoot(Step):
 
 
 class Pivot(Step):
-    """Make the new root the root, and let go of the old one with the scratch and all the host's mounts."""
+    """Make the new root the root, and let go of the old one with the scratch and all the host's mounts.
+
+    Also for pid 1: its root changes with ours if it has the same. One that joins in between would find the old one
+    above the new, and hold it.
+    """
 
     stage: ClassVar[str] = "change the root"
 
@@ -372,6 +376,7 @@ class Pivot(Step):
 
     def execute(self, build: Build) -> None:
         os.fchdir(build.root_fd)
+        os.read(build.closed_fd, 1)
         mount.pivot_root(".", ".")
         mount.umount2(".", mount.MNT_DETACH)
         os.chdir("/")

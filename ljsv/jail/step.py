@@ -48,13 +48,14 @@ class Build:
     `trees`: detached mounts that the launcher has made, by their place; `held`:
     what pid 1 of the jail keeps; `own`: directories that we have just made, so
     that nothing in them can lead astray; `channel_fd`: the builder's end of the
-    channel to its launcher.
+    channel to its launcher; `closed_fd`: its end of file says that pid 1 is in
+    the builder's mount namespace, and closed.
     """
 
     def __init__(self) -> None:
         self.trees: dict[str, int] = {}
         self.held: list[int] = []
-        self.channel_fd = -1
+        self.channel_fd = self.closed_fd = -1
         self.own: dict[str, int] = {}
         self.scratch_fd = -1
         self.root_fd = -1

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 BEFORE_RUN = "control/u"
 DEPLOY = "g"  # in the control FIFO: a deployment is asked for in the state directory
 RETRY_S = 1.0
-FINISH_PATIENCE_S = 10.0  # for what passes: the jail that a killed supervisor has begun, a descriptor too many
+FINISH_TRIES = 12  # one a second, for what passes: the jail that a killed supervisor has begun, a descriptor too many
 CONTROL_TIMEOUT_S = 10.0
 MEND_AFTER_S = 2.0
 DEATHS = frozenset({"ended", "build failed"})
@@ -119,6 +119,7 @@ class Supervisor:
         self.announcer = Announcer(self.directory.path)
         self.fault: Fault | None = None
         self.failed_stage = self.reason = self.why = ""
+        self.finish_tries = 0
         self.sent: frozenset[int] = frozenset()  # signals, to this run, by commands
         self._seen = list_entries(dir_fd)
         self._death: dict[str, Any] | None = None  # remembered, and not written yet
@@ -535,6 +536,7 @@ class Supervisor:
     def _start(self, *, is_automatic: bool) -> None:
         """Begin to build the jail of ./run. A fault ends in `failed`, unless good values are at hand."""
         self.fault, self.failed_stage, self.reason, self.sent = None, "", "", frozenset()
+        self.finish_tries = 0
         try:
             self.source.find_path()
             self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
@@ -565,8 +567,8 @@ class Supervisor:
 
     def _finish_failed(self, fault: Fault) -> None:
         """It could not be started: what passes is waited for, the rest is told."""
-        begun_at = (self.machine.deadline or 0.0) - self.source.rules.finish_timeout
-        if fault.is_transient and now() < begun_at + FINISH_PATIENCE_S:
+        self.finish_tries += 1
+        if fault.is_transient and self.finish_tries < FINISH_TRIES:
             self.set_timer("finish", now() + RETRY_S, self._start_finish)
             return
         self.events.send("finish could not be started", "error", fault=str(fault), hint=fault.hint)

@@ -11,6 +11,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Tree, is_alive, need, wait_for
 
 
@@ -63,3 +65,6 @@ def may_trace() -> bool:
         return Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip() == "0"
     except OSError:
         return True
+
+
+needs_strace = pytest.mark.skipif(not may_trace(), reason="kernel.yama.ptrace_scope forbids strace to follow a process that is no child")

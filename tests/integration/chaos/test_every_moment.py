@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import Tree, is_alive, wait_for
 from tests.integration.chaos.marked import FINISH, RUN, Marked
-from tests.integration.chaos.strace import Traced, may_trace
+from tests.integration.chaos.strace import Traced, needs_strace
 
 AT_ONCE = 8
 SAMPLE = 16
@@ -132,7 +132,7 @@ def count_calls(tree: Tree, deed: Deed) -> int:
     return len(traced.calls())
 
 
-@pytest.mark.skipif(not may_trace(), reason="kernel.yama.ptrace_scope forbids strace to follow a process that is no child")
+@needs_strace
 @pytest.mark.parametrize("deed_name", DEEDS)
 def test_supervisor_killed_at_every_moment(scanning: Tree, deed_name: str, pytestconfig: pytest.Config) -> None:
     """Start, crash, stop, restart, log, the word that it is ready: whenever the supervisor is killed, the next one ends it as if nothing had been."""

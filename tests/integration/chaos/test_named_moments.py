@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import Tree, is_alive, wait_for
 from tests.integration.chaos.marked import FINISH, RUN, Marked, find_builders, find_nurseries, kill, scanner_folder, scanner_pid, write_fifo
-from tests.integration.chaos.strace import Traced, may_trace
+from tests.integration.chaos.strace import Traced, needs_strace
 from tests.integration.chaos.test_every_moment import count, is_ready
 
 pytestmark = pytest.mark.awake  # each is of a supervisor that is awake
@@ -25,7 +25,6 @@ AT_ONCE = '[restart]\nstable_after = "0s"\nfirst_delay = "0s"\n'
 GO = '"G"'
 TICKS = "trap 'echo \"last $i\" >>/mark/told; exit 0' TERM\ni=1\nwhile :; do echo \"line $i\"; i=$((i + 1)); sleep 0.01; done"
 
-needs_strace = pytest.mark.skipif(not may_trace(), reason="kernel.yama.ptrace_scope forbids strace to follow a process that is no child")
 
 
 def kill_supervisor(service: Marked) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ljsv.jail import nursery, spare
 from tests.conftest import Tree, is_alive, wait_for
+from tests.integration.chaos.strace import Traced, needs_strace
 
 
 def called(tree: Tree, name: str) -> list[int]:
@@ -77,6 +78,22 @@ def test_pid_one_is_as_in_any_jail(scanning: Tree) -> None:
     targets = [os.readlink(f"/proc/{pid1}/fd/{fd}") for fd in os.listdir(f"/proc/{pid1}/fd")]
     folder = os.path.realpath(scanning.supervise("a"))
     assert all(target.startswith(folder) or "/slots/" in target or "slot" in target for target in targets), targets
+
+
+@needs_strace
+def test_pid_one_joins_while_the_root_is_changed(scanning: Tree) -> None:
+    """It would find the old root above the new one, and hold it with all the host's mounts: the builder waits for it before."""
+    if os.geteuid():
+        pytest.skip("only root may look at a process that is not dumpable")
+    pid1, pid = begin(scanning)
+    joining = Traced(scanning, pid1, "joining", at=1, calls="setns", action="delay_enter=150ms")
+    with contextlib.closing(joining), contextlib.closing(Traced(scanning, pid, "changing", at=1, calls="pivot_root", action="delay_exit=300ms")) as changing:
+        scanning.ljsv("restart", "a")
+    assert any(call.startswith("setns") for call in joining.calls()) and any(call.startswith("pivot_root") for call in changing.calls())
+    assert [jail_pid(scanning, "a"), scanning.pid("a")] == [pid1, pid]
+    mounts = [Path(f"/proc/{one}/mountinfo").read_text() for one in (pid1, pid)]
+    assert mounts[0] == mounts[1]
+    assert "home" not in os.listdir(f"/proc/{pid1}/root")
 
 
 @pytest.mark.parametrize("half", [0, 1])
