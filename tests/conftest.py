@@ -33,7 +33,7 @@ EXTRAS = ("yaml",)  # where they are installed
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 OTHER_UID = 61_234 + WORKER  # one for each worker: limits, keys and subordinate ids are counted by user
 SUBORDINATE = 3_000_000 + WORKER * 65_536  # the first of the ids that `subordinate` gives
-SLOW_S = 20.0
+SLOW_S = 60.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -78,7 +78,7 @@ def programs() -> Iterator[Path]:
     for name in (*PACKAGES, *(extra for extra in EXTRAS if find_spec(extra))):
         source = _find_package(name)
         if source.is_dir():
-            shutil.copytree(source, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, site / name)
         else:
             shutil.copy(source, site / name)
     subprocess.run([str(venv / "bin/python"), "-I", "-m", "compileall", "-q", str(site)], check=True)
@@ -152,7 +152,7 @@ class Tree:
 
     # ---- acting as the user
 
-    def run(self, *argv: str, timeout_s: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str, timeout_s: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
         """A command as the tree's user, in its root; output captured, exit code not checked."""
         options = {"stdin": subprocess.DEVNULL, "cwd": self.root} | options
         return subprocess.run(

@@ -31,6 +31,7 @@ def status_of(text: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "rootfs", ["", 'user = "web"', '[security]\nseccomp = "off"\ncapabilities = ["-CHOWN", "NET_RAW"]'], ids=["root", "user", "security"]
 )
+@pytest.mark.kernel
 def test_rights_are_those_of_the_service(tree: Tree, rootfs: str) -> None:
     """Ids, capabilities, no_new_privs and filter, namespaces and cgroup: the same, line for line."""
     start(tree, rootfs)
@@ -71,6 +72,7 @@ def test_options_after_the_name_are_the_commands(tree: Tree) -> None:
     assert tree.ljsv("enter", "web", "--", "ls", "-d", "/").stdout == "/\n"
 
 
+@pytest.mark.kernel
 def test_a_shell_on_a_terminal(tree: Tree) -> None:
     """Without a command; a terminal of the jail's, job control, Ctrl-C, window size."""
     start(tree)
@@ -81,7 +83,7 @@ def test_a_shell_on_a_terminal(tree: Tree) -> None:
         terminal.ask("sh -c 'echo job $((1+1)); exec sleep 1000'", "job 2\n")
         terminal.type("\x1a")
         terminal.wait_for("Stopped")
-        terminal.ask("kill -9 %1; wait; hostname", "web")
+        terminal.ask("kill -9 %1; fg; hostname", "web")
         terminal.type("exit 6\n")
         assert terminal.end() == 6
     assert tree.state("web") == "ready"

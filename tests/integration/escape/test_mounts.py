@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.integration.escape.jail import Jail, assert_refused, own_namespaces, succeeded
+
+pytestmark = pytest.mark.kernel
 
 NO_RIGHT = ("EPERM",)
 

@@ -39,6 +39,7 @@ def stranger_reaches(path: Path) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.kernel
 def test_programs_gain_nothing(jail: Jail) -> None:
     """A set-user-id copy of id, set-user-id programs of the host, one with file capabilities: by a bind, in the root, in an overlay. Outside the same gains."""
     if os.geteuid():

@@ -53,6 +53,7 @@ def leftovers(tree: Tree) -> list[str]:
         return found + [line for line in file if str(tree.root) in line]
 
 
+@pytest.mark.kernel
 def test_ids_in_the_image_are_those_of_the_jail(tree: Tree, image: Path) -> None:
     """Root's files are root's in the jail, whatever id it is outside, and everything is read-only."""
     done = tree.run("ljexec", "--image", str(image), "--", "sh", "-c", "id -u; cat /data/file; stat -c '%u %g' /bin/busybox /data/file; touch /x; touch /etc/x; touch /tmp/y && echo tmp")
@@ -92,6 +93,7 @@ def test_mount_points_that_an_image_lacks(tree: Tree, missing: tuple[str, ...]) 
     assert "null" in done.stdout and "shown" in done.stdout and "scratch" in done.stdout
 
 
+@pytest.mark.kernel
 def test_changes_are_kept_in_an_overlay(tree: Tree, image: Path) -> None:
     """Across runs, deletions too; the image is not touched."""
     before = image.read_bytes()
@@ -115,6 +117,7 @@ def test_the_original_example_word_for_word(tree: Tree, squashfs: Path) -> None:
     assert all(line.startswith(("ljexec: not enforced: --", "  hint: ")) for line in done.stderr.splitlines()), done.stderr
 
 
+@pytest.mark.kernel
 def test_service_on_an_image(tree: Tree, image: Path) -> None:
     """`base` names it, or `rootfs` is it; overlay in the state directory; down leaves nothing of it."""
     tree.ljsv("scan", "--daemon")

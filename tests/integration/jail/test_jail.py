@@ -22,6 +22,7 @@ def ask(tree: Tree, commands: str, rootfs: str = 'base = "host"', **files: str) 
     return tree.log("ask")
 
 
+@pytest.mark.kernel
 def test_ids_are_never_the_real_root(scanning: Tree) -> None:
     """Unprivileged one id, the caller's; as root a range of 65,536, never 0 to 0."""
     text = ask(scanning, "id -u\nread a b c < /proc/self/uid_map\necho map $a $b $c")
@@ -53,6 +54,7 @@ def test_host_base_shows_programs_and_no_secrets(scanning: Tree) -> None:
     assert "writable" not in text.replace("writable /proc/sys/kernel/hostname", "writable" if "ro" not in text else "")
 
 
+@pytest.mark.kernel
 def test_pid_one_is_closed(scanning: Tree) -> None:
     """Its directory, descriptors and memory cannot be reached from inside."""
     text = ask(scanning, "for f in cwd root exe fd/0 mem; do if cat /proc/1/$f >/dev/null 2>&1 || ls /proc/1/$f/ >/dev/null 2>&1; then echo open $f; fi; done\nls /proc/1/fd 2>&1")
@@ -66,6 +68,7 @@ def test_no_descriptor_of_ours_is_left(scanning: Tree) -> None:
     assert text.splitlines()[0].split() == ["0", "1", "2", "3"]
 
 
+@pytest.mark.kernel
 def test_hardening(scanning: Tree) -> None:
     """no_new_privs, the default capabilities and no more, no nested user namespaces."""
     text = ask(scanning, "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status\ncat /proc/sys/user/max_user_namespaces\nunshare -U true && echo nested\nmount -t tmpfs x /tmp && echo mounted")
@@ -100,6 +103,7 @@ def test_environment_is_made_not_inherited(scanning: Tree) -> None:
     assert "0022" in lines
 
 
+@pytest.mark.kernel
 def test_directory_base_with_all_mount_points(scanning: Tree) -> None:
     """A plain bind, read-only."""
     root = small_root(scanning)
@@ -170,6 +174,7 @@ def test_rootfs_as_directory_and_as_symlink(scanning: Tree) -> None:
     scanning.wait_state("b", "ready")
 
 
+@pytest.mark.kernel
 def test_writable_tmpfs_is_forgotten(scanning: Tree) -> None:
     """Changes can be made, and are gone with the next start; the base is not touched."""
     root = small_root(scanning)
@@ -181,6 +186,7 @@ def test_writable_tmpfs_is_forgotten(scanning: Tree) -> None:
     assert scanning.log("ask").count("No such file") == 2
 
 
+@pytest.mark.kernel
 def test_binds_and_tmpfs(scanning: Tree) -> None:
     """A read-only and a writable bind, and a tmpfs of a size."""
     shared = data(scanning)
@@ -199,6 +205,7 @@ def test_user_of_the_jail(scanning: Tree) -> None:
     assert "0000000000000000" in text and "out" in text
 
 
+@pytest.mark.kernel
 def test_network_none_has_only_a_loopback(scanning: Tree) -> None:
     """The host's loopback is not reachable, its own is up."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -121,7 +121,7 @@ def test_the_nursery_is_killed(scanning: Tree) -> None:
 @pytest.mark.parametrize("rest", [0.0, 0.002])
 def test_restarts_in_a_row(scanning: Tree, rest: float) -> None:
     """However fast they follow one another: a spare that is half made is waited for, or done without."""
-    begin(scanning, policy='[restart]\nstable_after = "0s"\n')
+    begin(scanning, policy='[restart]\nstable_after = "0s"\nfirst_delay = "0s"\n')
     for _ in range(40):
         pid = scanning.pid("a")
         if pid:

@@ -32,6 +32,7 @@ def wait_log(tree: Tree, text: str, count: int = 1) -> None:
     wait_for(lambda: tree.log("web").count(text) >= count, f"{count} x {text!r} in {tree.log('web')!r}")
 
 
+@pytest.mark.kernel
 def test_changes_are_kept_over_restarts_and_redeployments(tree: Tree) -> None:
     """In the state directory, under the service's name; the base is not touched; a directory that replaces it finds them."""
     start(tree, "echo run >> /count; cat /count; echo END")
@@ -123,6 +124,7 @@ def test_reset_moves_it_aside(tree: Tree) -> None:
     assert not (overlay_of(tree, "web") / "upper").exists()
 
 
+@pytest.mark.kernel
 def test_purge_deletes_what_forbids_it(tree: Tree) -> None:
     """Overlay's own work directory of mode 000, directories of mode 000, very deep ones, files that are read-only."""
     deep = "i=0; while [ $i -lt 60 ]; do d=$(printf '%0120d' $i); mkdir $d 2>/dev/null; cd $d || break; i=$((i+1)); done; cd /"
@@ -144,6 +146,7 @@ def test_direct_writes_into_the_base(tree: Tree) -> None:
     assert tree.detail("web")["jail"] == "root + direct"
 
 
+@pytest.mark.kernel
 def test_binds_can_show_the_jails_ids(tree: Tree) -> None:
     """ids = "map" on a bind: as root, what the jail writes there belongs on disk to the id that it has inside."""
     shared = tree.root / "shared"
@@ -198,6 +201,7 @@ def test_a_directory_that_others_may_enter_is_closed(tree: Tree) -> None:
     assert os.stat(place).st_uid == tree.uid
 
 
+@pytest.mark.kernel
 @pytest.mark.usefixtures("subordinate")
 @pytest.mark.parametrize("verb", ["reset", "purge"])
 def test_files_of_subordinate_ids_go_as_well(tree: Tree, verb: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Tree, is_alive, wait_for
+from tests.conftest import SLOW_S, Tree, is_alive, wait_for
 
 ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
@@ -19,7 +19,6 @@ GIVEN = ("", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
 HOG = "dd if=/dev/zero of=/dev/null bs=40M count=1"
 HOLD = "dd if=/dev/zero bs=30M count=1 | exec sleep 1000"  # dd holds what the pipe does not take
 CRASHES = '[restart]\nfirst_delay = "300s"\ndelay = "300s"\nmax_delay = "300s"\n'
-SLOW_S = 60.0
 
 
 def delegate(group: Path, uid: int, controllers: tuple[str, ...] = CONTROLLERS) -> Path:
@@ -88,14 +87,14 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def becomes(found: Callable[[], object], wanted: object, what: str) -> None:
-    wait_for(lambda: found() == wanted, f"{what} to be {wanted!r}, it is {found()!r}", SLOW_S)
+    wait_for(lambda: found() == wanted, f"{what} to be {wanted!r}, it is {found()!r}")
 
 
 def test_each_jail_is_in_a_group_of_its_own_with_its_limits(limited: Tree) -> None:
     """Every value arrives, the supervisor is elsewhere, the jail sees itself as the root of it all, and the group goes with it."""
     limits = 'memory = "64M"\nmemory_high = "48M"\nswap = "0"\ncpu = "25%"\ncpu_weight = 50\npids = 20\ncpus = "0"\n[[io]]\npath = "/dev/vda"\nread = "10M"\n'
     limited.add("web", "cat /proc/self/cgroup; exec sleep 1000", limits=limits)
-    detail = limited.wait_state("web", "ready", timeout_s=SLOW_S)
+    detail = limited.wait_state("web", "ready")
     group = group_of(limited, "web")
     assert not [key for key in detail if key.startswith("note")], detail
     wanted = {
@@ -117,9 +116,9 @@ def test_each_jail_is_in_a_group_of_its_own_with_its_limits(limited: Tree) -> No
 def test_edits_hold_at_once_and_what_is_refused_changes_nothing(limited: Tree) -> None:
     """Changed, added and removed values, without a restart; refused: no such processor, and less memory than is in use."""
     path = limited.add("web", HOLD, limits='memory = "80M"\npids = 20\n')
-    pid = limited.wait_state("web", "ready", timeout_s=SLOW_S)["pid"]
+    pid = limited.wait_state("web", "ready")["pid"]
     group = group_of(limited, "web")
-    wait_for(lambda: int(value(group, "memory.current")) > 30 << 20, "it to hold 30 MB", SLOW_S)
+    wait_for(lambda: int(value(group, "memory.current")) > 30 << 20, "it to hold 30 MB")
     rewrite(path / "limits", 'memory = "70M"\ncpu = "50%"\n')
     becomes(lambda: [value(group, name) for name in ("memory.max", "cpu.max", "pids.max")], [str(70 << 20), "50000 100000", "max"], "the group")
     assert "changed" not in limited.detail("web")
@@ -142,12 +141,12 @@ def test_out_of_memory_is_a_named_death(limited: Tree) -> None:
     """Of the whole jail, or of one process only; in why, status and the journal, with a crash's wait; also when no supervisor saw it."""
     limited.add("hog", f"sleep 1000 & {HOG}; echo survived; exec sleep 1000", limits='memory = "16M"\nswap = "0"\n', policy=CRASHES)
     limited.add("one", f"{HOG}; echo survived; exec sleep 1000", limits='memory = "16M"\noom = "one"\n')
-    detail = limited.wait_state("hog", "backoff", timeout_s=SLOW_S)
+    detail = limited.wait_state("hog", "backoff")
     assert "SIGKILL" in detail["why"] and "out of memory: it used all of memory = 16M" in detail["why"]
     assert "survived" not in limited.log("hog")
     assert "out of memory: it used all of memory = 16M" in limited.ljsv("why", "hog").stdout
     assert "out of memory" in limited.ljsv("status", "hog", code=3).stdout
-    wait_for(lambda: "survived" in limited.log("one"), "the service to outlive its largest process", SLOW_S)
+    wait_for(lambda: "survived" in limited.log("one"), "the service to outlive its largest process")
     wait_for(lambda: "a process was killed" in limited.events(), "the journal")
     assert limited.state("one") == "ready"
     if limited.uid:  # once it hands controllers on, nobody gets into a delegated group again but through who has delegated it
@@ -159,7 +158,7 @@ def test_out_of_memory_is_a_named_death(limited: Tree) -> None:
     for killed in (scanner_of(limited), supervisor):
         os.kill(killed, signal.SIGKILL)
     (limited.sv / "unseen/go").write_text("go\n")
-    wait_for(lambda: not is_alive(pid), "the kernel to kill it", SLOW_S)
+    wait_for(lambda: not is_alive(pid), "the kernel to kill it")
     assert group.exists()
     limited.group = ROOT
     limited.ljsv("scan", "--daemon")
@@ -178,13 +177,13 @@ def test_out_of_memory_while_its_supervisor_sleeps(tree: Tree, home: Path) -> No
     wait_and_hog = f"while ! test -e /run/service/go; do sleep 0.1; done; {HOG}; rm -f /run/go"
     for name, limits in (("one", 'memory = "16M"\noom = "one"\n'), ("hog", 'memory = "16M"\nswap = "0"\n')):
         tree.add(name, f"{wait_and_hog}; echo survived; exec sleep 1000", limits=limits, policy=CRASHES)
-        wait_for(lambda name=name: "asleep" in tree.detail(name), f"the supervisor of {name} to sleep", SLOW_S)
+        wait_for(lambda name=name: "asleep" in tree.detail(name), f"the supervisor of {name} to sleep")
         (tree.sv / name / "go").touch()
-    wait_for(lambda: "survived" in tree.log("one"), "the service to outlive its largest process", SLOW_S)
+    wait_for(lambda: "survived" in tree.log("one"), "the service to outlive its largest process")
     wait_for(lambda: "a process was killed" in tree.events(), "the journal")
-    detail = tree.wait_state("hog", "backoff", timeout_s=SLOW_S)
+    detail = tree.wait_state("hog", "backoff")
     assert "SIGKILL" in detail["why"] and "out of memory: it used all of memory = 16M" in detail["why"]
-    wait_for(lambda: "asleep" in tree.detail("one"), "it to sleep again", SLOW_S)
+    wait_for(lambda: "asleep" in tree.detail("one"), "it to sleep again")
     assert tree.events().count("a process was killed") == 1
     rewrite(tree.sv / "one/limits", 'memory = "32M"\noom = "one"\n')
     wait_for(lambda: value(group_of(tree, "one"), "memory.max") == str(32 << 20), "the new limit")
@@ -204,7 +203,7 @@ def test_stuck_above_memory_high_is_killed(limited: Tree) -> None:
 def test_pause_freezes_the_whole_jail_and_stopping_leaves_nothing(limited: Tree) -> None:
     """A child that the signal of old would not have stopped; a supervisor that takes over; down while frozen; what ignores TERM and hides in sessions."""
     limited.add("web", "trap '' TERM; (while :; do echo tick; sleep 0.1; done) & setsid sh -c 'trap \"\" TERM; sleep 1000' & setsid sleep 1000", policy='[stop]\ntimeout = "1s"\n')
-    limited.wait_state("web", "ready", timeout_s=SLOW_S)
+    limited.wait_state("web", "ready")
     group = group_of(limited, "web")
     wait_for(lambda: "tick" in limited.log("web"), "ticks")
     limited.ljsv("pause", "web")
@@ -230,12 +229,12 @@ def test_escape_from_limits(limited: Tree) -> None:
     limited.add("raise", raising, limits='memory = "64M"\n')
     limited.add("bomb", "bomb() { bomb | bomb & }; bomb; exec sleep 1000", limits="pids = 30\n")
     limited.add("tmpfs", "dd if=/dev/zero of=/dev/shm/x bs=1M count=100; echo survived; exec sleep 1000", limits='memory = "16M"\nswap = "0"\n', policy=CRASHES)
-    limited.wait_state("tmpfs", "backoff", timeout_s=SLOW_S)
-    wait_for(lambda: "done" in limited.log("raise"), "the tries of the jail", SLOW_S)
+    limited.wait_state("tmpfs", "backoff")
+    wait_for(lambda: "done" in limited.log("raise"), "the tries of the jail")
     assert "memory.max" not in limited.log("raise") and "/sv.raise" not in limited.log("raise")
     assert value(group_of(limited, "raise"), "memory.max") == str(64 << 20)
     group = group_of(limited, "bomb")
-    wait_for(lambda: int(value(group, "pids.events").split()[-1]) > 0, "the fork bomb to reach its limit", SLOW_S)
+    wait_for(lambda: int(value(group, "pids.events").split()[-1]) > 0, "the fork bomb to reach its limit")
     assert int(value(group, "pids.current")) <= 30
     limited.ljsv("down", "bomb", "-w", "30")
     assert not group.exists()
@@ -247,7 +246,7 @@ def test_groups_that_were_left_are_swept_and_a_log_service_has_its_own(tree: Tre
         pytest.skip("a delegated group that hands controllers on lets nobody in again: needs root")
     tree.ljsv("scan", "--daemon")
     tree.add("web", log__run="#!/bin/sh\nexec cat\n", log__limits="pids = 9\n", limits="pids = 8\n")
-    tree.wait_state("web", "ready", timeout_s=SLOW_S)
+    tree.wait_state("web", "ready")
     group = group_of(tree, "web")
     assert value(group, "pids.max") == "8"
     becomes(lambda: [value(path, "pids.max") for path in group.parent.glob("log.web")], ["9"], "the limit of the log service")
@@ -257,8 +256,8 @@ def test_groups_that_were_left_are_swept_and_a_log_service_has_its_own(tree: Tre
     stale = group.parent / "sv.gone"
     tree.run("mkdir", str(stale))
     tree.ljsv("scan", "--daemon")
-    tree.wait_state("web", "ready", timeout_s=SLOW_S)
-    wait_for(lambda: not stale.exists(), "the stale group to be swept", SLOW_S)
+    tree.wait_state("web", "ready")
+    wait_for(lambda: not stale.exists(), "the stale group to be swept")
     assert group.exists()
 
 
@@ -268,7 +267,7 @@ def test_where_no_limit_can_hold_the_jail_starts_and_it_is_told_once(tree: Tree)
         pytest.skip("root needs no delegation")
     tree.ljsv("scan", "--daemon")
     tree.add("web", limits='memory = "64M"\npids = 7\n')
-    tree.wait_state("web", "ready", timeout_s=SLOW_S)
+    tree.wait_state("web", "ready")
     assert "not enforced: memory, pids (the cgroup /sys/fs/cgroup is not delegated to uid" in tree.ljsv("status", "web").stdout
     tree.ljsv("restart", "web")
     os.kill(tree.supervisor_pid("web"), signal.SIGKILL)
@@ -345,7 +344,7 @@ def test_recipes_of_the_original(tree: Tree, home: Path) -> None:
         assert not list(mine.glob("ljsv.*"))
         tree.ljsv("scan", "--daemon", env={"LJSV_CGROOT": str(mine)})
         tree.add("web", limits='memory = "32M"\n')
-        tree.wait_state("web", "ready", timeout_s=SLOW_S)
+        tree.wait_state("web", "ready")
         assert str(group_of(tree, "web")).startswith("/tmp/mycg/ljsv.sv-")
         tree.ljsv("exit", "--all", "-w", "30")
     finally:
@@ -357,7 +356,7 @@ def test_recipes_of_the_original(tree: Tree, home: Path) -> None:
 def test_who_enters_from_elsewhere_is_told(limited: Tree) -> None:
     """A user's shell outside the delegated group may not move into it; root may."""
     limited.add("web")
-    limited.wait_state("web", "ready", timeout_s=SLOW_S)
+    limited.wait_state("web", "ready")
     done = limited.ljsv("enter", "web", "cat", "/proc/self/cgroup")
     group = group_of(limited, "web")
     if limited.uid:
@@ -386,7 +385,7 @@ def test_scope_of_systemd(tree: Tree) -> None:
     try:
         tree.ljsv("scan", "--daemon", env={"PATH": f"{bin_}:{tree.env['PATH']}"})
         tree.add("web", limits='memory = "64M"\n')
-        tree.wait_state("web", "ready", timeout_s=SLOW_S)
+        tree.wait_state("web", "ready")
         assert group_of(tree, "web").is_relative_to(scope)
         asked = (tree.root / "asked").read_text().splitlines()
         assert asked[0] == "--scope --quiet --collect -p Delegate=yes -- true"
