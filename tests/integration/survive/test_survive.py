@@ -17,6 +17,7 @@ import pytest
 
 from ljsv.jail.pid1 import count_pending
 from tests.conftest import Tree, is_alive, wait_for
+from tests.integration.chaos.marked import find_nurseries
 
 
 def copies(tree: Tree, name: str) -> int:
@@ -486,10 +487,6 @@ def test_a_lock_that_the_jail_takes_does_not_keep_a_supervisor_out(scanning: Tre
     assert scanning.pid("a") != pid
 
 
-def nurseries(tree: Tree) -> list[int]:
-    return [pid for pid in tree.processes() if Path(f"/proc/{pid}/comm").read_text() == "ljsv nursery\n"]
-
-
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -504,15 +501,15 @@ def test_nursery_killed_takes_no_jail_with_it(scanning: Tree) -> None:
     """Jails come from the nursery; killed, it costs no service, the next start does without it, and another is started."""
     add(scanning, "a")
     pid = int(scanning.wait_state("a", "ready")["pid"])
-    (nursery,) = nurseries(scanning)
+    (nursery,) = find_nurseries(scanning)
     assert parent_of(jail_pid(scanning, "a")) == nursery
     os.kill(nursery, signal.SIGKILL)
     wait_for(lambda: not is_alive(nursery), "the nursery's end")
     add(scanning, "b")
     scanning.wait_state("b", "ready")
-    wait_for(lambda: len(nurseries(scanning)) == 1, "another nursery")
+    wait_for(lambda: len(find_nurseries(scanning)) == 1, "another nursery")
     scanning.ljsv("restart", "b")
-    assert parent_of(jail_pid(scanning, "b")) in nurseries(scanning)
+    assert parent_of(jail_pid(scanning, "b")) in find_nurseries(scanning)
     assert scanning.pid("a") == pid
     assert [running_copies(scanning, name) for name in "ab"] == [1, 1]
 
@@ -522,7 +519,7 @@ def test_nursery_that_does_not_answer_is_done_without(scanning: Tree) -> None:
     """Stopped (or without a processor for seconds), it holds no service up, and what it does afterwards starts nothing twice."""
     add(scanning, "a")
     scanning.wait_state("a", "ready")
-    (nursery,) = nurseries(scanning)
+    (nursery,) = find_nurseries(scanning)
     os.kill(nursery, signal.SIGSTOP)
     try:
         scanning.ljsv("restart", "-w", "30", "a")
@@ -539,7 +536,7 @@ def test_what_a_late_nursery_begins_says_nothing_of_the_run(scanning: Tree) -> N
     """Its order was carried out by somebody else: that it comes to nothing is not how the run has ended."""
     scanning.add("web", "trap 'exit 7' TERM; echo run; sleep 1000 & wait", finish="#!/bin/sh\necho finish $1 $2\n", policy='[restart]\nstable_after = "0s"\n')
     scanning.wait_state("web", "ready")
-    (nursery,) = nurseries(scanning)
+    (nursery,) = find_nurseries(scanning)
     os.kill(nursery, signal.SIGSTOP)
     scanning.ljsv("restart", "-w", "30", "web")
     supervisor, jail = scanning.supervisor_pid("web"), jail_pid(scanning, "web")
@@ -562,12 +559,12 @@ def test_nursery_outlives_the_scanner_and_ends_with_the_last_supervisor(tree: Tr
     tree.ljsv("scan", "--daemon")
     add(tree, "a")
     tree.wait_state("a", "ready")
-    (nursery,) = nurseries(tree)
+    (nursery,) = find_nurseries(tree)
     os.kill(scanner_pid(tree), signal.SIGKILL)
     tree.ljsv("restart", "a")
     assert parent_of(jail_pid(tree, "a")) == nursery
     tree.ljsv("exit", "--all")
-    wait_for(lambda: not nurseries(tree), "the nursery's end")
+    wait_for(lambda: not find_nurseries(tree), "the nursery's end")
 
 
 def test_finish_waits_for_a_jail_that_is_still_in_the_way(scanning: Tree) -> None:
