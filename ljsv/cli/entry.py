@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class _Quiet:
-    """While modules are imported. A SIGINT that is ignored (a background job of a script) stays so."""
+    """While modules are imported. A SIGINT that is ignored (a background job of a script) stays so; a SIGCHLD is not: nobody could wait for a child."""
 
     def __enter__(self) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if self.is_ours:
             signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -65,6 +65,18 @@ def test_exit_codes(tree: Tree) -> None:
     tree.ljsv("enter", code=100)
 
 
+def test_a_caller_that_ignores_the_end_of_children(tree: Tree) -> None:
+    """SIGCHLD ignored, as some daemons leave it to what they start: who waits for a child has its exit code all the same."""
+    start(tree)
+    deaf = ("env", "--ignore-signal=CHLD")
+    assert tree.run(*deaf, "ljsv", "enter", "web", "sh", "-c", "exit 4", timeout_s=30).returncode == 4
+    assert tree.run(*deaf, "ljexec", "--", "sh", "-c", "exit 5", timeout_s=30).returncode == 5
+    tree.ljsv("exit", "--all")
+    assert tree.run(*deaf, "ljsv", "up", "web").returncode == 0
+    killed = tree.kill("web")
+    wait_for(lambda: tree.pid("web") not in {0, killed}, "another run")
+
+
 def test_options_after_the_name_are_the_commands(tree: Tree) -> None:
     """With and without two dashes."""
     start(tree)
