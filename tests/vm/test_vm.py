@@ -16,8 +16,12 @@ from tests.vm.machine import PYTEST, MachineError, run
 
 # Emulated, a story takes ten to fifty times as long as here: always those that the kernel matters to, and all of them with --long.
 FOLDERS = [f"tests/integration/{name}" for name in ("jail", "image", "overlay", "enter", "escape")]
-STORIES = (f"-m kernel {' '.join(FOLDERS)}", "tests/vm/guest")
-LONG_STORIES = (*FOLDERS, "tests/integration/ljexec")
+GUEST = "tests/vm/guest/test_"
+STORIES = (
+    f"-m kernel {' '.join(FOLDERS)}",
+    f"{GUEST}limits.py {GUEST}machine.py {GUEST}shown.py {GUEST}templates.py {GUEST}systemd.py::test_unit_of_the_machine",
+)
+LONG_STORIES = (*FOLDERS, "tests/integration/ljexec", f"{GUEST}systemd.py {GUEST}openrc.py {GUEST}inittab.py")
 TWICE = '"$0" "$@"; status=$?; [ $status = 1 ] || exit $status; exec "$0" "$@" --last-failed'  # as .ci/run does: what only wanted for a processor
 STORY_TIMEOUT_S = 3600
 SHORT_TIMEOUT_S = 300

@@ -6,8 +6,6 @@ import pytest
 
 from tests.integration.escape.jail import Jail, assert_refused, own_namespaces, succeeded
 
-pytestmark = pytest.mark.kernel
-
 NO_RIGHT = ("EPERM",)
 
 
@@ -18,6 +16,7 @@ def test_nothing_read_only_becomes_writable(jail: Jail) -> None:
     assert {"remount /", "make private /"} <= set(succeeded(outside)), outside
 
 
+@pytest.mark.kernel
 def test_nothing_can_be_mounted(jail: Jail) -> None:
     """File systems, binds, moves, pivot_root, the calls of the new mount API. cgroup v1 for its release_agent (CVE-2022-0492) is among them."""
     assert_refused(jail.attack("mounts", "mounts"), *NO_RIGHT)

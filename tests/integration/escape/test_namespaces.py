@@ -6,8 +6,6 @@ import pytest
 
 from tests.integration.escape.jail import Jail, assert_refused, succeeded
 
-pytestmark = pytest.mark.kernel
-
 
 @pytest.mark.parametrize("user", ["0", "1000"], ids=["root", "user"])
 def test_no_namespaces(jail: Jail, user: str) -> None:

@@ -71,7 +71,6 @@ def test_what_says_what_its_jail_is(scanning: Tree, what: str) -> None:
     assert ("which the jail may write" in scanning.ljsv("lint", "web", code=None).stdout) == is_refused
 
 
-@pytest.mark.kernel
 def test_files_of_the_supervisor(either: Tree) -> None:
     """control, lock, exit, status and the rest of `supervise`: neither read, nor written, nor made, nor moved, in the service directory or where its symlink leads."""
     real = os.path.realpath(either.sv / "web/supervise")
@@ -151,7 +150,6 @@ def test_variables_of_the_log_service(scanning: Tree) -> None:
     assert "TOKEN" not in shown and "MINE" not in shown and "env:" in shown
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("kind", ["exclusive", "shared"])
 def test_lock_on_the_service_directory(either: Tree, kind: str) -> None:
     """A jail that waits for the supervisor's lock on the service directory, and gets it when the supervisor is killed, keeps no new one from coming."""

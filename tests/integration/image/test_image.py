@@ -93,7 +93,6 @@ def test_mount_points_that_an_image_lacks(tree: Tree, missing: tuple[str, ...]) 
     assert "null" in done.stdout and "shown" in done.stdout and "scratch" in done.stdout
 
 
-@pytest.mark.kernel
 def test_changes_are_kept_in_an_overlay(tree: Tree, image: Path) -> None:
     """Across runs, deletions too; the image is not touched."""
     before = image.read_bytes()

@@ -103,7 +103,6 @@ def test_environment_is_made_not_inherited(scanning: Tree) -> None:
     assert "0022" in lines
 
 
-@pytest.mark.kernel
 def test_directory_base_with_all_mount_points(scanning: Tree) -> None:
     """A plain bind, read-only."""
     root = small_root(scanning)
@@ -186,7 +185,6 @@ def test_writable_tmpfs_is_forgotten(scanning: Tree) -> None:
     assert scanning.log("ask").count("No such file") == 2
 
 
-@pytest.mark.kernel
 def test_binds_and_tmpfs(scanning: Tree) -> None:
     """A read-only and a writable bind, and a tmpfs of a size."""
     shared = data(scanning)
@@ -205,7 +203,6 @@ def test_user_of_the_jail(scanning: Tree) -> None:
     assert "0000000000000000" in text and "out" in text
 
 
-@pytest.mark.kernel
 def test_network_none_has_only_a_loopback(scanning: Tree) -> None:
     """The host's loopback is not reachable, its own is up."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -124,7 +124,6 @@ def test_reset_moves_it_aside(tree: Tree) -> None:
     assert not (overlay_of(tree, "web") / "upper").exists()
 
 
-@pytest.mark.kernel
 def test_purge_deletes_what_forbids_it(tree: Tree) -> None:
     """Overlay's own work directory of mode 000, directories of mode 000, very deep ones, files that are read-only."""
     deep = "i=0; while [ $i -lt 60 ]; do d=$(printf '%0120d' $i); mkdir $d 2>/dev/null; cd $d || break; i=$((i+1)); done; cd /"
