@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOG = "log"
 LINKS_MAX = 64
+WAIT_MAX_S = 2_000_000.0  # poll(2) counts milliseconds in an int
 SCANNER_PATIENCE_S, SCANNER_PAUSE_S = 10.0, 0.05
 
 
@@ -58,13 +59,12 @@ class Context:
         return self.places.svdir
 
     def wait_s(self) -> float:
-        """-w, $SVWAIT, or 7 s."""
-        given = os.environ.get("SVWAIT", "")
-        return self.options.number("-w", float(given) if given.isdigit() else 7.0)
+        """-w, $SVWAIT, or 7 s; 23 days at most."""
+        return min(self.options.number("-w", float(_svwait() or 7.0)), WAIT_MAX_S)
 
     @property
     def is_wait_given(self) -> bool:
-        return self.options.has("-w") or os.environ.get("SVWAIT", "").isdigit()
+        return self.options.has("-w") or bool(_svwait())
 
     def all_names(self) -> list[str]:
         """Every service directory here, sorted; symlinks to directories count."""
@@ -115,7 +115,7 @@ class Context:
         """For a directory here that no scanner looks at."""
         cause = "a service's name has at most 64 printable bytes, no space, and no dot at its beginning"
         path = f"{self.shown}/{name}"
-        return Fault("not a service's name", path, cause, hint=f"mv {quote(path)} {quote(f'{self.shown}/web')}  # or another name", exit_code=EXIT_NO_SERVICE)
+        return Fault("not a service's name", path, cause, hint=f"mv -nT {quote(path)} {quote(f'{self.shown}/web')}  # or another name", exit_code=EXIT_NO_SERVICE)
 
     def supervise_of(self, name: str) -> str:
         """Where its supervisor keeps its files: ours, where the link leads to another user's but is ours to replace."""
@@ -219,6 +219,12 @@ class Context:
                 return status.parse_detail(file.read(1 << 20))
         except OSError:
             return {}
+
+
+def _svwait() -> str:
+    """$SVWAIT, "" where it is no number."""
+    given = os.environ.get("SVWAIT", "")
+    return given if given.isascii() and given.isdigit() else ""
 
 
 def _is_read(fifo: str) -> bool:

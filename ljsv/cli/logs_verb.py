@@ -12,6 +12,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from heapq import merge
 from itertools import chain
 from typing import BinaryIO
@@ -95,10 +96,10 @@ def parse_since(text: str) -> bytes:
             moment = now - timedelta(seconds=parse_duration(text))
         except ValueError:
             moment = datetime.fromisoformat(text if "-" in text else f"{now:%Y-%m-%d}T{text}")
-    except ValueError:
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment
+    except (ValueError, OverflowError):
         raise usage(f"--since: found {text!r}", hint=f"allowed: {SINCE_ALLOWED}") from None
-    moment = moment.astimezone(UTC) if moment.tzinfo else moment
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f").encode()
+    return f"{moment.year:04}{moment:-%m-%dT%H:%M:%S.%f}".encode()
 
 
 def _seconds(stamp: bytes) -> float:
@@ -227,12 +228,22 @@ class LogReader:
             return data
         following = _next_file(self.file, self.path)
         if following is None:
+            self._follow_name()
             return b""
         if self.file:
             data = self.file.read()  # what came between our last look and the rotation
             self.file.close()
         self.file = following
         return data + following.read(BLOCK)
+
+
+    def _follow_name(self) -> None:
+        """The log lies in another directory now, where its service has another name."""
+        if self.file:
+            with suppress(OSError):
+                now_in = os.path.dirname(os.readlink(f"/proc/self/fd/{self.file.fileno()}"))
+                if os.fstat(self.file.fileno()).st_nlink and os.path.dirname(self.path) != now_in:
+                    self.path = f"{now_in}/{os.path.basename(self.path)}"
 
 
 def _open(path: str) -> BinaryIO | None:

@@ -62,6 +62,8 @@ VERBS = {
     },
 }
 ALIASES = {"start": "up", "stop": "down", "list": "status", "ps": "status", "reload": "hup", "log": "logs", "tail": "logs", "exec": "enter", "shell": "enter"}
+# Whoever reads no further has seen enough of these: they end. All others act, and do so to their end.
+READING = frozenset({"status", "top", "why", "logs", "events", "enter", "explain", "metrics", "lint", "doctor", "completion", "help"})
 
 
 INIT_NAMES = ("init", "ljsv-init")  # /sbin/init may be a link to ljsv
@@ -80,6 +82,9 @@ def main() -> int:
         code = _run(["init"] * (name in INIT_NAMES) + [name] * (name in BY_NAME) + sys.argv[1:])
         if sys.stdout:
             sys.stdout.flush()
+        unsaid = getattr(sys.stdout, "error", None)
+        if unsaid and not isinstance(unsaid, BrokenPipeError):
+            raise unsaid
         return code
     except Fault as fault:
         if os.environ.get("LJSV_DEBUG") == "1":
@@ -131,6 +136,10 @@ def _run(arguments: list[str]) -> int:
         return EXIT_OK
     for name, value in given.values.items():
         parsed.values.setdefault(name, value)
+    if verb not in READING:
+        from ljsv.cli.output import Unread
+
+        sys.stdout, sys.stderr = Unread(sys.stdout), Unread(sys.stderr)
     return int(module.run(verb, parsed))
 
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ljsv.cli.logs_verb import LogReader, Wanted
 from ljsv.cli.options import Options
 from tests.conftest import Tree, wait_for
@@ -29,6 +31,50 @@ for number in itertools.count(1):
         log.rotate()
 """
 ON_SIGNAL = "trap 'echo again' USR1\necho begun\nwhile :; do sleep 0.02; done"
+
+
+def test_a_renamed_service_is_followed(scanning: Tree) -> None:
+    """Over rotations, under its new name; and so are what its log service says and does."""
+    path = scanning.add("web", "i=0\nwhile :; do i=$((i+1)); echo line $i; sleep 0.02; done", policy='[log]\nmax_size = "4K"\n')
+    scanning.wait_state("web", "ready")
+    with subprocess.Popen(["ljsv", "logs", "-f", "web"], env=scanning.env, stdout=subprocess.PIPE, text=True, **scanning._as_user()) as following:
+        try:
+            assert following.stdout
+            following.stdout.readline()
+            path.rename(scanning.sv / "shop")
+            wait_for(lambda: scanning.detail("shop").get("state") == "ready", "its new name")
+            wait_for(lambda: scanning.log("shop"), "a line")
+            last = int(scanning.log("shop").splitlines()[-1].split()[1])
+            for line in following.stdout:
+                if int(line.split()[-1]) > last + 300:  # 4,096 bytes are 110 lines
+                    break
+        finally:
+            following.kill()
+
+
+def test_a_log_service_follows_a_rename(scanning: Tree) -> None:
+    """In the journal, too."""
+    path = scanning.write("web")
+    (path / "log").mkdir()
+    (path / "log/run").write_text("#!/bin/sh\nexec cat >/dev/null\n")
+    (path / "log/run").chmod(0o755)
+    scanning.own(path)
+    path = path.rename(scanning.sv / "web")
+    scanning.wait_state("web", "ready")
+    wait_for(lambda: scanning.state("web/log") == "ready", "its log service")
+    path.rename(scanning.sv / "shop")
+    wait_for(lambda: "renamed" in scanning.events(), "the rename")
+    scanning.ljsv("restart", "shop/log")
+    assert '"service": "shop/log"' in scanning.ljsv("events", "shop").stdout
+
+
+@pytest.mark.parametrize("since", ["0001-01-01T00:00+14:00", "9" * 30 + "d", "0999-01-01T00:00"])
+def test_since_the_beginning_of_time(scanning: Tree, since: str) -> None:
+    """All of it, or a usage error."""
+    scanning.add("web", "echo begun; exec sleep 1000")
+    wait_for(lambda: "begun" in scanning.log("web"), "its line")
+    done = scanning.ljsv("logs", "web", "--since", since, code=None)
+    assert "begun" in done.stdout if since == "0999-01-01T00:00" else done.returncode == 100 and "--since: found" in done.stderr
 
 
 def write_log(tree: Tree, name: str, text: str, file: str = "current") -> Path:

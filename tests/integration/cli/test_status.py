@@ -272,5 +272,5 @@ def test_a_directory_whose_name_is_none_is_told(scanning: Tree) -> None:
         scanning.add(name)
     for verb in ("status", "lint"):
         said = scanning.ljsv(verb).stderr
-        assert said.count("not a service's name: ") == 2 and f"hint: mv '{scanning.sv}/a b' " in said, said
+        assert said.count("not a service's name: ") == 2 and f"hint: mv -nT '{scanning.sv}/a b' " in said, said
     assert "not a service's name" in scanning.ljsv("up", "a b", code=4).stderr

@@ -38,6 +38,33 @@ def test_restart_starts_what_is_needed(scanning: Tree) -> None:
     assert "also starting what they need: db" in done.stderr and scanning.state("db") == "ready"
 
 
+@pytest.mark.parametrize("reader", ["| true", "| head -1", "2>&1 | true", ">/dev/full"])
+def test_all_is_done_whoever_reads(scanning: Tree, reader: str) -> None:
+    """What a verb that acts says cannot be written: it acts all the same, and its exit code is that of what it did. A full disk is told."""
+    for name, needs in (("c", []), ("b", ["c"]), ("a", ["b"])):
+        scanning.add(name, policy=f"needs = {needs}\n")
+    scanning.wait_state("a", "ready")
+    done = scanning.run("bash", "-c", f"ljsv down --all {reader}; echo ${{PIPESTATUS[0]}} >&2")
+    assert [scanning.state(name) for name in "abc"] == ["down"] * 3
+    assert done.stderr.splitlines()[-1] == ("111" if "full" in reader else "0")
+    assert ("No space left" in done.stderr) == ("full" in reader)
+    scanning.run("bash", "-c", f"ljsv disable a b c {reader}")
+    assert all((scanning.sv / name / "down").exists() for name in "abc")
+    scanning.run("bash", "-c", f"ljsv remove --yes a b c {reader}")
+    assert not [path for path in scanning.sv.iterdir() if path.name in "abc"]
+
+
+def test_a_wait_for_ever(scanning: Tree) -> None:
+    """-w and $SVWAIT as long as somebody may write them."""
+    scanning.add("web", "trap 'sleep 0.2; exit' TERM\nwhile :; do sleep 0.1; done")
+    scanning.wait_state("web", "ready")
+    assert scanning.run("ljsv", "restart", "web", env={"SVWAIT": "9" * 400}).returncode == 0
+    assert scanning.run("ljsv", "restart", "web", env={"SVWAIT": "\N{SUPERSCRIPT TWO}"}).returncode == 0
+    scanning.ljsv("-w", "3000000", "remove", "web", "--yes")
+    assert not [path for path in scanning.sv.iterdir() if "web" in path.name]
+    scanning.ljsv("-w", "900000000", "exit", "--all")
+
+
 def test_answers_while_the_runtime_directory_is_made_again(scanning: Tree) -> None:
     """Deleted under a living tree: status, down and exit wait for it, and none says that nobody runs."""
     scanning.add("web")
