@@ -100,6 +100,7 @@ def machine_detail(machine: Machine, pid: int) -> dict[str, str]:
         "due": str(machine.due) if machine.due else "",
         "has_failed": "yes" if machine.has_failed else "",
         "commanded": "yes" if machine.is_commanded else "",
+        "heeds_until": f"{machine.heeds_until:.6f}" if machine.heeds_until else "",
         "exiting": "yes" if machine.is_exiting else "",
         "is_waiting": "yes" if machine.is_waiting else "",
         "was_ready": "yes" if machine.was_ready else "",

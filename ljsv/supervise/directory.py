@@ -13,6 +13,7 @@ import fcntl
 import os
 import stat
 from contextlib import suppress
+from time import sleep
 
 from ljsv import status
 from ljsv.errors import Fault, quote
@@ -23,6 +24,7 @@ OWNER_FILE = "owner"
 OWNER_MAX = 8192
 MADE = "made"  # to the scanner: a control FIFO of NAME is another than before
 SUBSCRIBERS_MAX = 4096
+SUBSCRIBE_TRIES, SUBSCRIBE_PAUSE_S = 100, 0.001
 ALTERNATIVES_MAX = 9
 PAGE = 4096
 
@@ -267,12 +269,39 @@ def tell_subscribers(event_dir: str, byte: bytes, prefix: str = "") -> None:
             fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                with suppress(OSError):
-                    os.unlink(path)
+                _unlink_unread(path)
             continue
         with suppress(BlockingIOError, BrokenPipeError):
             os.write(fd, byte)
         os.close(fd)
+
+
+def open_subscription(path: str) -> int:
+    """The reading end of a FIFO in a fifodir that may have been there before, for one who was killed. OSError, Fault.
+
+    Its lock keeps others from taking away its name (see `_unlink_unread`).
+    """
+    for _ in range(SUBSCRIBE_TRIES):
+        fd = open_fifo(path, os.O_RDWR | os.O_NONBLOCK)
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.lstat(path)):
+                return fd
+        os.close(fd)
+        sleep(SUBSCRIBE_PAUSE_S)
+    raise OSError(errno.EAGAIN, "its name is taken away again and again", path)
+
+
+def _unlink_unread(path: str) -> None:
+    """Unless somebody is just opening it."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.lstat(path)):
+                os.unlink(path)
+        finally:
+            os.close(fd)
 
 
 def tell_scanner(folder: str, line: str) -> bool:

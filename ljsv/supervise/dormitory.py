@@ -157,7 +157,7 @@ class _Dormitory:
             self._drop(sleeper)
 
     def _take(self, key: str, name: str, folder: str, dir_fd: int, pidfd: int) -> None:
-        held = Held(folder, dir_fd, hold_needs(self._inherited.places, name, folder))
+        held = Held(folder, dir_fd, hold_needs(self._inherited.places, key, name, folder))
         sleeper = self._sleepers[key] = _Sleeper(key, name, pidfd, held)
         self._loop.watch(pidfd, lambda: self._turn(sleeper))
         try:

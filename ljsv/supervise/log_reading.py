@@ -83,6 +83,7 @@ class LogReading:
         places = self._of.places
         move_directory(places.log_of(f"{old}/log"), places.log_of(f"{new}/log"))
         if self.service:
+            self.service.name = self.service.events.source = f"{new}/log"
             self.service.logs.move(places.log_of(f"{new}/log"))
 
     def ended(self) -> None:

@@ -118,6 +118,7 @@ class Machine:
     due: int = 0  # the signal that makes it end, and has not been sent yet: ./control/t comes first
     has_failed: bool = False  # the run that goes on, or has just ended, whatever its exit code says: not ready in time, or silent
     is_commanded: bool = False  # the run that goes on, or has just ended, was told to end
+    heeds_until: float = 0.0  # an end after that is its own, though a command had it sent TERM: it has lived on
     is_waiting: bool = False  # in `down`: it starts when what it needs is ready
     was_ready: bool = False  # the run that goes on, or has just ended
     ready_after: float | None = None  # how long it took that run to be ready
@@ -149,13 +150,19 @@ class Event:
 Result = tuple[Machine, tuple[Action, ...]]
 Rule = Callable[[Machine, Event, Rules, float], Result]
 
+
+def was_told(m: Machine, now: float) -> bool:
+    """Whether an end in this moment is what a command has asked for."""
+    return m.is_commanded and (m.state == STOPPING or m.due > 0 or now <= m.heeds_until)
+
+
 # ---- what the rules are made of
 
 
 def _start(m: Machine, now: float) -> Result:
     started = replace(
         m, state=STARTING, since=now, deadline=now + BUILD_TIMEOUT_S, is_paused=False, term_sent=False, due=0,
-        has_failed=False, is_commanded=False, is_waiting=False, was_ready=False, ready_after=None, result="", is_fault=False,
+        has_failed=False, is_commanded=False, heeds_until=0.0, is_waiting=False, was_ready=False, ready_after=None, result="", is_fault=False,
     )
     return started, (START,)
 
@@ -328,7 +335,7 @@ def _needs_ready(m: Machine, _e: Event, _r: Rules, now: float) -> Result:
 
 
 def _ended(m: Machine, event: Event, rules: Rules, now: float) -> Result:
-    m = replace(m, due=0, end=event.end, run_time=max(now - m.since, 0.0))
+    m = replace(m, is_commanded=was_told(m, now), due=0, end=event.end, run_time=max(now - m.since, 0.0))
     if rules.has_finish and m.end is not None:
         return replace(m, state=FINISHING, deadline=now + rules.finish_timeout, is_paused=False, term_sent=False), (RUN_FINISH,)
     return _conclude(m, rules, now)

@@ -1,10 +1,11 @@
 """What a service needs, and who needs it: by announcements, without a central scheduler.
 
-A supervisor that needs `db` holds a FIFO `need.NAME` in db's fifodir while its
-own service is not at rest. It gets a byte for each announcement of db (so it
-sleeps until then), and db's supervisor sees in the same place who depends on
-it: a FIFO that has a reader. A need is ready when its status says so and its
-jail holds the lock of its exit record.
+A supervisor that needs `db` holds a FIFO `need.IDENTITY.NAME` in db's fifodir
+while its own service is not at rest. It gets a byte for each announcement of db
+(so it sleeps until then), and db's supervisor sees in the same place who depends
+on it: a FIFO that has a reader. The identity is that of the service directory:
+two may have had one name. A need is ready when its status says so and its jail
+holds the lock of its exit record.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ljsv import status
 from ljsv.errors import Fault, quote
 from ljsv.service.circle import find_circle
 from ljsv.service.read import read_needs
-from ljsv.supervise.directory import is_locked, open_fifo
+from ljsv.supervise.directory import is_locked, open_subscription
+from ljsv.supervise.loop import now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 PREFIX = "need."
 READ_SIZE = 4096
+AGAIN_S = 0.5
 
 
 class Circle(Fault):
@@ -36,8 +39,9 @@ class Circle(Fault):
 class Needs:
     """The needs of one service. `on_change` is called when one of them, or what is supervised at all, has changed."""
 
-    def __init__(self, places: Places, loop: Loop, on_change: Callable[[], None]) -> None:
+    def __init__(self, places: Places, loop: Loop, identity: str, on_change: Callable[[], None]) -> None:
         self._places = places
+        self._identity = identity
         self._loop = loop
         self._on_change = on_change
         self._fifos: dict[str, int] = {}  # by path
@@ -60,7 +64,7 @@ class Needs:
         self.refuse_circle(name, needs)
         for need in needs:
             if not os.path.isdir(f"{self._places.svdir}/{need}"):
-                self._hear(f"{self._places.scanner}/event/{PREFIX}{name}")  # of what is supervised from now on
+                self._hear(f"{self._places.scanner}/event/{PREFIX}{self._identity}.{name}")  # of what is supervised from now on
                 raise Fault("needs what is not there", need, "no such service", hint=f"ljsv new {quote(need)}  # or take it out of policy")
 
     @property
@@ -69,7 +73,7 @@ class Needs:
         return list(self._fifos.values())
 
     def _subscribe(self, name: str, needs: tuple[str, ...]) -> None:
-        wanted = set(paths_of(self._places, name, needs))
+        wanted = set(paths_of(self._places, self._identity, name, needs))
         for path in self._fifos.keys() - wanted:
             self._drop(path)
         for path in wanted:
@@ -80,9 +84,13 @@ class Needs:
         if path in self._fifos and not os.path.exists(path):
             self._drop(path)
         if path not in self._fifos:
-            with suppress(OSError, Fault):
-                fd = self._fifos[path] = open_fifo(path, os.O_RDWR | os.O_NONBLOCK)
+            try:
+                fd = self._fifos[path] = open_subscription(path)
                 self._loop.watch(fd, lambda: self._heard(fd))
+            except BlockingIOError:
+                self._loop.set_timer(f"hear {path}", now() + AGAIN_S, self._on_change)
+            except (OSError, Fault):
+                pass
 
     def _heard(self, fd: int) -> None:
         with suppress(BlockingIOError):
@@ -96,25 +104,33 @@ class Needs:
             os.unlink(path)
         os.close(fd)
 
+    def follow_name(self, name: str) -> None:
+        """The service has another name: who looks at what depends on a need is to see that."""
+        for path in list(self._fifos):
+            renamed = f"{os.path.dirname(path)}/{PREFIX}{self._identity}.{name}"
+            with suppress(OSError):
+                os.rename(path, renamed)
+                self._fifos[renamed] = self._fifos.pop(path)
+
     def release(self) -> None:
         """The service is at rest: it depends on nobody."""
         for path in list(self._fifos):
             self._drop(path)
 
 
-def paths_of(places: Places, name: str, needs: Iterable[str]) -> list[str]:
+def paths_of(places: Places, identity: str, name: str, needs: Iterable[str]) -> list[str]:
     """The FIFOs that `name` holds for what it needs, and for news of the scanner; none without needs."""
     folders = [f"{places.svdir}/{need}/supervise/event" for need in needs]
-    return [f"{folder}/{PREFIX}{name}" for folder in [*folders, f"{places.scanner}/event"]] if folders else []
+    return [f"{folder}/{PREFIX}{identity}.{name}" for folder in [*folders, f"{places.scanner}/event"]] if folders else []
 
 
-def hold(places: Places, name: str, supervise: str) -> list[int]:
+def hold(places: Places, identity: str, name: str, supervise: str) -> list[int]:
     """Those of a service that runs, as its `detail` says, open: for one that only waits."""
     found = []
     with suppress(OSError):
-        for path in paths_of(places, name, status.read_detail(supervise).get("needs", "").split()):
+        for path in paths_of(places, identity, name, status.read_detail(supervise).get("needs", "").split()):
             with suppress(OSError, Fault):  # it is not there: the scanner announces when it is
-                found.append(open_fifo(path, os.O_RDWR | os.O_NONBLOCK))
+                found.append(open_subscription(path))
     return found
 
 
@@ -135,7 +151,7 @@ def open_dependents(supervise: str) -> dict[int, str]:
             if name.startswith(PREFIX):
                 with suppress(OSError):
                     fd = os.open(f"{supervise}/event/{name}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-                    found[fd] = name.removeprefix(PREFIX)
+                    found[fd] = name.removeprefix(PREFIX).partition(".")[2]
     return found
 
 

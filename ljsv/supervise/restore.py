@@ -130,6 +130,7 @@ def restore_machine(detail: dict[str, str]) -> Machine | None:
             due=int(detail.get("due", "0")),
             has_failed="has_failed" in detail,
             is_commanded="commanded" in detail,
+            heeds_until=float(detail.get("heeds_until", "0")),
             is_waiting="is_waiting" in detail,
             was_ready="was_ready" in detail,
             ready_after=float(detail["ready_after"]) if "ready_after" in detail else None,

@@ -138,7 +138,7 @@ class Supervisor:
             lambda: self.feed(Event("executed")), self._jail_gone, orders_fd, nofile,
         )
         self.logs = Logs(self.loop, f"{name} log", events, LogFile(places.log_of(name), LOG_MAX, LOG_KEEP), self._touch, self.jail.end_if_over)
-        self.needs = Needs(places, self.loop, self._needs_changed)
+        self.needs = Needs(places, self.loop, format_identity(self.source.identity), self._needs_changed)
         self.source.refuse_edit = lambda service: self.needs.refuse_edit(self.name, service.policy.needs)
         self.waiting: tuple[str, ...] = ()
         self.scripts = Scripts(self.loop, f"{name} script", events, self._begin_script)
@@ -359,7 +359,10 @@ class Supervisor:
         """Byte 18 is set when the signal has really been sent; it is due no more, either way."""
         machine = self.machine
         if machine.state in table.WITH_RUN:
-            self.machine = replace(machine, term_sent=machine.term_sent or is_sent, due=0 if machine.due == number else machine.due)
+            machine = replace(machine, term_sent=machine.term_sent or is_sent)
+            if machine.due == number:
+                machine = replace(machine, due=0, heeds_until=now() + self.source.rules.stop_timeout)
+            self.machine = machine
             self.is_dirty = True
 
     def _has_control(self, name: str) -> bool:
@@ -409,6 +412,7 @@ class Supervisor:
             self.set_timer(f"tell {line}", now() + RETRY_S, lambda: self.tell_scanner(line))
 
     def _remember_death(self, before: Machine) -> None:
+        before = replace(before, is_commanded=table.was_told(before, now()))
         end = self.machine.end
         if end and end.code < 0 and end.status & 0x7F in self.sent and not before.is_commanded:
             self.reason = self.reason or "a command had sent it that signal"
@@ -528,6 +532,7 @@ class Supervisor:
         self.events.send("renamed", to=name)
         before, self.name = self.name, name
         self.events.source = name
+        self.needs.follow_name(name)
         self._move_what_is_kept(before)
         self.logs.move(self.places.log_of(name))  # also where that name has a log already: the old name may be another's soon
 

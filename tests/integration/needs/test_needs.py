@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 
 from tests.conftest import Tree, is_alive, wait_for
+from tests.integration.chaos.marked import scanner_pid
+from tests.integration.chaos.strace import Traced, needs_strace
 
 LATE = "while ! test -e /run/go; do sleep 0.02; done\necho >&3\nexec sleep 1000"
 BY_FD = '[ready]\nby = "fd"\n'
@@ -163,6 +166,51 @@ def test_a_need_that_is_renamed_to_its_name(scanning: Tree) -> None:
     wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
     (scanning.sv / "db2").rename(scanning.sv / "db")
     scanning.wait_state("web", "ready")
+
+
+def needed_by(tree: Tree, name: str) -> set[str]:
+    """As `ljsv down` names them."""
+    return set(tree.ljsv("down", name).stderr.partition("is needed by what goes on: ")[2].split())
+
+
+def test_a_name_that_two_have_had(scanning: Tree) -> None:
+    """Each is heard and named by itself, whatever the other one is called, was called, and does."""
+    scanning.add("db")
+    old = scanning.add("web", policy='needs = ["db"]\n')
+    scanning.wait_state("web", "ready")
+    old.rename(scanning.sv / "shop")
+    wait_for(lambda: "renamed" in scanning.events(), "the rename")
+    scanning.add("web", policy='needs = ["db"]\n')
+    scanning.wait_state("web", "ready")
+    assert needed_by(scanning, "db") == {"shop", "web"}
+    os.kill(scanning.pid("web"), signal.SIGKILL)
+    wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    scanning.ljsv("down", "shop")
+    scanning.ljsv("up", "db")
+    scanning.wait_state("web", "ready")
+    assert needed_by(scanning, "db") == {"web"}
+
+
+@needs_strace
+def test_announced_while_its_next_supervisor_begins(scanning: Tree) -> None:
+    """Who announces finds a FIFO that nobody reads, as its supervisor was killed, and does not take away what the next one has just opened."""
+    scanning.add("db", down="")
+    scanning.wait_state("db", "down")
+    scanning.add("web", policy='needs = ["db"]\n')
+    wait_for(lambda: scanning.detail("web").get("waiting") == "db", "web to wait")
+    scanner, web = scanner_pid(scanning), scanning.supervisor_pid("web")
+    os.kill(scanner, signal.SIGSTOP)
+    try:
+        os.kill(web, signal.SIGKILL)
+        traced = Traced(scanning, scanning.supervisor_pid("db"), "db", at=1, calls="unlink,unlinkat", action="delay_enter=1500ms")
+        with contextlib.closing(traced):
+            (scanning.supervise("db") / "control").open("wb", buffering=0).write(b"u")
+            wait_for(lambda: "ENXIO" in traced.output.read_text(), "it to find that nobody reads")
+            os.kill(scanner, signal.SIGCONT)
+            wait_for(lambda: scanning.supervisor_pid("web") not in {0, web}, "the next supervisor")
+            scanning.wait_state("web", "ready")
+    finally:
+        os.kill(scanner, signal.SIGCONT)
 
 
 def test_circle(scanning: Tree) -> None:

@@ -160,3 +160,19 @@ def test_a_log_service_needs_nobody(scanning: Tree) -> None:
     wait_for(lambda: "a log service needs no other" in scanning.detail("a").get("log_fault", ""), "the fault")
     said = scanning.ljsv("lint", "a", code=None)
     assert "a log service needs no other" in said.stdout + said.stderr
+
+
+def test_a_term_that_it_lives_on_with(scanning: Tree) -> None:
+    """An end long after that is its own: not started again where the policy says never, and counted."""
+    run = "trap 'echo heard' TERM\necho begun\ni=0; while [ $i -lt {n} ]; do i=$((i+1)); sleep 0.1; done\nexit 5"
+    policy = '[restart]\nwhen = "never"\n[stop]\ntimeout = "1s"\n'
+    scanning.add("late", run.format(n=30), policy=policy)
+    scanning.add("soon", run.format(n=30).replace("echo heard", "exit 5"), policy=policy)
+    for name in ("late", "soon"):
+        wait_for(lambda name=name: "begun" in scanning.log(name), "its trap")
+    scanning.ljsv("term", "late", "soon")
+    wait_for(lambda: scanning.log("soon").count("begun") == 2, "soon to run again")
+    assert scanning.wait_state("late", "down")["result"] == "failed"
+    assert scanning.log("late").count("begun") == 1
+    assert "as it was told to" not in scanning.ljsv("why", "late").stdout
+    assert "as it was told to" in scanning.ljsv("why", "soon").stdout
