@@ -359,6 +359,12 @@ def _list_quietly(path: Path) -> list[Path]:
         return []
 
 
+def find_executed(command: str) -> list[int]:
+    """The pids of what was executed with this command line, wherever."""
+    line = command.replace(" ", "\0").encode() + b"\0"
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if _read_quietly(path) == line]
+
+
 def users() -> list[Any]:
     """(uid, whether it has a runtime directory)."""
     if os.geteuid():

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import resource
 
-from ljsv.errors import Fault
+from ljsv.errors import EXIT_NOT_REACHED, Fault
 from ljsv.jail import builder, failure, pid1, terminal
 from ljsv.jail.facts import host_facts
 from ljsv.jail.filters import read_filter
@@ -99,8 +99,10 @@ def _maps_range(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/uid_map") as file:
             return sum(int(line.split()[2]) for line in file) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        raise Fault("cannot enter", f"process {pid}", "it has just ended", hint="ljsv status  # does it run again?", exit_code=EXIT_NOT_REACHED) from None
     except OSError as error:
-        raise Fault.from_os("cannot look at the service", error, hint="ljsv status  # has it just ended?") from None
+        raise Fault.from_os("cannot look at the service", error, hint="ljsv status") from None
 
 
 def _parent(
@@ -111,16 +113,20 @@ def _parent(
     try:
         process.unprotect_from_oom()
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if descriptors.is_closed(channel_fd):  # it has died before that
+            os._exit(NOT_ENTERED_STATUS)
         process.prctl(process.PR_SET_DUMPABLE, 0)
         builder.set_nofile(builder.room_for_files(spec, wiring.nofile or resource.getrlimit(resource.RLIMIT_NOFILE)))
         os.setpgid(0, 0)  # what a terminal sends to the caller's group comes from the caller, once
         signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)  # until there is somebody to pass them on to
         _join_cgroup(service_pid)
         process.setns(service_fd, _other_namespaces(service_pid))
+        alive_r, alive_w = os.pipe2(os.O_CLOEXEC)  # its end of file: this process has died
         program = os.fork()
         if program == 0:
-            _enter(spec, steps, wiring, channel_fd, is_range=is_range)
-        process.close_all_except()
+            os.close(alive_w)
+            _enter(spec, steps, wiring, channel_fd, alive_r, is_range=is_range)
+        process.close_all_except(alive_w)
         _wait(program, has_terminal=wiring.terminal_fd >= 0)
     except OSError as error:
         builder.report(channel_fd, "enter the jail", error.errno or 0, error.strerror or str(error), str(error.filename or ""))
@@ -166,7 +172,7 @@ def _other_namespaces(pid: int) -> int:
     return flags
 
 
-def _enter(spec: JailSpec, steps: list[Step], wiring: builder.Wiring, channel_fd: int, *, is_range: bool) -> None:
+def _enter(spec: JailSpec, steps: list[Step], wiring: builder.Wiring, channel_fd: int, alive_r: int, *, is_range: bool) -> None:
     """In the jail: its ids, its rights, exec. Never returns."""
     stage = "enter the jail"
     build = Build()
@@ -183,6 +189,8 @@ def _enter(spec: JailSpec, steps: list[Step], wiring: builder.Wiring, channel_fd
                 stage = step.stage
                 step.execute(build)
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of ids has cleared it
+        if descriptors.is_closed(alive_r):
+            os._exit(NOT_ENTERED_STATUS)
         process.prctl(process.PR_SET_DUMPABLE, 0)
         builder.become(spec, build, wiring, last, by_descriptor=True)  # somebody is in the jail, who could exchange it
     except Fault as fault:

@@ -32,14 +32,10 @@ STANDARD_DIRECTORIES = ("/dev", "/proc", "/run", "/tmp")  # of a jail, whatever 
 Place = tuple[str, str]  # where the jail has it, what it is on the host
 
 
-def find_exposed(spec: JailSpec, *, is_shifted: bool) -> tuple[Place, ...]:
-    """The places that the jail may write and other users of the host can reach.
-
-    What belongs there to an id that is somebody on the host: with ids that
-    are shifted, as root's are, only where they are mapped.
-    """
+def find_exposed(spec: JailSpec) -> tuple[Place, ...]:
+    """The places that the jail may write and other users of the host can reach."""
     places: list[Place] = [("/", os.path.realpath(spec.base_path))] if spec.writable == DIRECT else []
-    places += [(bind.to, os.path.realpath(bind.source)) for bind in spec.binds if bind.writable and (bind.is_mapped or not is_shifted)]
+    places += [(bind.to, os.path.realpath(bind.source)) for bind in spec.binds if bind.writable]
     written = [place for _, place in places]
     return tuple([(to, place) for to, place in places if _is_reachable(place, written)])
 
@@ -53,6 +49,12 @@ def _is_reachable(path: str, written: list[str]) -> bool:
         if not is_written and not entry.st_mode & 0o011 and entry.st_uid in {0, os.geteuid()}:
             return False
     return True
+
+
+def find_owned(spec: JailSpec, exposed: tuple[Place, ...], *, is_shifted: bool) -> tuple[Place, ...]:
+    """Those of them where ids of the jail are somebody on the host: with ids that are shifted, as root's are, only where they are mapped."""
+    unmapped = {bind.to for bind in spec.binds if is_shifted and not bind.is_mapped}
+    return tuple([(to, place) for to, place in exposed if to not in unmapped])
 
 
 def close_hint(place: str) -> str:

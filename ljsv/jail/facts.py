@@ -13,7 +13,7 @@ import stat
 from ljsv.errors import Fault, quote
 from ljsv.frozen import Frozen
 from ljsv.jail.apart import check_apart
-from ljsv.jail.exposed import STANDARD_DIRECTORIES, close_hint, find_exposed, find_set_id
+from ljsv.jail.exposed import STANDARD_DIRECTORIES, close_hint, find_exposed, find_owned, find_set_id
 from ljsv.jail.filters import read_filter
 from ljsv.jail.outside import can_map
 from ljsv.jail.spec import DIRECT, DIRECTORY, HOST, IMAGE, OVERLAY, TMPFS, JailSpec
@@ -134,13 +134,14 @@ def gather_facts(spec: JailSpec, *, is_shifted: bool = False, userns_fd: int = -
     is_base_mapped = userns_fd >= 0 and spec.base_kind == DIRECTORY and can_map(spec.base_path, userns_fd)
     _check_writable(spec, userns_fd, is_base_mapped=is_base_mapped)
     check_apart(spec)
-    exposed = find_exposed(spec, is_shifted=is_shifted)
-    set_id, why_not_all = find_set_id(spec, exposed, is_root=is_root)
+    exposed = find_exposed(spec)
+    owned = find_owned(spec, exposed, is_shifted=is_shifted)
+    set_id, why_not_all = find_set_id(spec, owned, is_root=is_root)
     notes = _notes(spec, host, is_shifted=is_shifted, is_base_mapped=is_base_mapped)
     if exposed:
         kept = f", and {len(set_id)} that are there are read-only" if set_id else ""
         kept += f", but not all that may be there were looked for: there are {why_not_all}" if why_not_all else ""
-        notes += (_exposed_note(spec, exposed[0][1], kept, is_root=is_root),)
+        notes += (_exposed_note(spec, exposed[0][1], kept, "another jail's" if not owned else "root's" if is_root else "yours"),)
     return Facts(
         is_root=is_root,
         is_range=is_root or spec.is_range,
@@ -229,13 +230,12 @@ def _notes(spec: JailSpec, host: HostFacts, *, is_shifted: bool, is_base_mapped:
     return tuple(notes)
 
 
-def _exposed_note(spec: JailSpec, place: str, kept: str, *, is_root: bool) -> str:
+def _exposed_note(spec: JailSpec, place: str, kept: str, whose: str) -> str:
     """What is done about set-user-id programs there, and what is not."""
     close = close_hint(place)
     if spec.has_filter:
         lifts = f"{close} lifts that" if close else "a directory above it that only its owner may enter lifts that, if it is yours or root's"
         return f"others can reach {place}: set-user-id and set-group-id bits are refused in this jail{kept} ({lifts})"
-    whose = "root's" if is_root else "yours"
     hint = f" ({close})" if close else ""
     return f"seccomp is off, and others can reach {place}: set-user-id programs that the jail makes there are {whose}{hint}"
 

@@ -50,6 +50,7 @@ TIOCSPTLCK, TIOCGPTPEER = 0x4004_5431, 0x5441  # asm-generic/ioctls.h
 IUTF8 = 0x4000  # asm-generic/termbits.h
 PTMX = os.makedev(5, 2)
 CHUNK = 16384
+LEFT_MAX = 32768  # twice what a terminal holds: what is in it when the program has ended, and not what others in the jail go on writing
 MASTER, READY, STOPPED = b"T", b"R", b"Z"  # to the relay: with the descriptor; keys find somebody; with the number of the signal
 FRONT, BACK = b"F", b"B"  # to the leader: begin or go on, in the foreground or the background of the jail's terminal
 PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -324,8 +325,9 @@ class Relay:
             return
         self.is_ended = True
         try:
-            while self._show():
-                pass
+            shown = 0
+            while shown < LEFT_MAX and (more := self._show()):
+                shown += more
         finally:
             self._restore()
             signal.signal(signal.SIGWINCH, signal.SIG_DFL)
@@ -402,20 +404,21 @@ class Relay:
         except OSError:
             self.to_jail = b""
 
-    def _show(self) -> bool:
-        """Output of the jail; False when there is no more."""
+    def _show(self) -> int:
+        """Output of the jail; its size, 0 when there is no more."""
         try:
             data = os.read(self.master_fd, CHUNK)
         except BlockingIOError:
-            return not self.is_ended
+            return int(not self.is_ended)
         except OSError:
-            return False
+            return 0
+        size = len(data)
         while data:
             try:
                 data = data[os.write(self.output_fd, data) :]
             except BlockingIOError:  # somebody who shares the terminal has made it so
                 select.select([], [self.output_fd], [])
-        return True
+        return max(size, 1)
 
     def _read_channel(self) -> None:
         message, _ = descriptors.receive(self.channel_fd)

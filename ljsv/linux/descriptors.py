@@ -8,7 +8,7 @@ enum and selectors, which costs 5 ms at every start of `ljexec`.
 from __future__ import annotations
 
 import _socket
-from select import POLLIN, poll
+from select import POLLIN, POLLRDHUP, poll
 from struct import Struct, pack, unpack
 
 _FD = Struct("i")
@@ -109,15 +109,8 @@ def is_readable(fd: int) -> bool:
     return bool(poller.poll(0))
 
 
-def is_closed(channel_fd: int) -> bool:
-    """Whether the other end has closed and nothing is left to read."""
-    channel = _open(channel_fd)
-    try:
-        return not channel.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    finally:
-        channel.detach()
-
+def is_closed(fd: int) -> bool:
+    """Whether the other end of this socket or pipe has closed, whatever of it is still to be read."""
+    poller = poll()
+    poller.register(fd, POLLRDHUP)
+    return bool(poller.poll(0))

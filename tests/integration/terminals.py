@@ -97,8 +97,8 @@ class Terminal:
         self.shown += data.decode(errors="replace").replace("\r", "")
         return bool(data)
 
-    def end(self) -> int:
-        """Wait for its end; its exit code."""
+    def end(self, *, pause_s: float = 0.0) -> int:
+        """Wait for its end; its exit code. `pause_s`: between two reads, as of a slow terminal."""
         give_up_at = time.monotonic() + SLOW_S
         while self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -108,6 +108,7 @@ class Terminal:
                 pytest.fail(f"does not end: {self.shown!r}")
             else:
                 self._read(0.05)
+                time.sleep(pause_s)
         while self._read(0.1) and select.select([self.fd], [], [], 0)[0]:
             pass
         return self.status

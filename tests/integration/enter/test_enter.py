@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Tree, wait_for
+from tests.conftest import Tree, find_executed, wait_for
+from tests.integration.chaos.strace import needs_strace
 from tests.integration.roots import small_root
 from tests.integration.terminals import Terminal
 
@@ -31,7 +33,6 @@ def status_of(text: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "rootfs", ["", 'user = "web"', '[security]\nseccomp = "off"\ncapabilities = ["-CHOWN", "NET_RAW"]'], ids=["root", "user", "security"]
 )
-@pytest.mark.kernel
 def test_rights_are_those_of_the_service(tree: Tree, rootfs: str) -> None:
     """Ids, capabilities, no_new_privs and filter, namespaces and cgroup: the same, line for line."""
     start(tree, rootfs)
@@ -63,6 +64,33 @@ def test_exit_codes(tree: Tree) -> None:
     assert "it does not run (down)" in refused.stderr and "hint: ljsv up web" in refused.stderr
     tree.ljsv("enter", "wbe", "true", code=4)
     tree.ljsv("enter", code=100)
+
+
+@needs_strace
+def test_killed_while_it_enters(tree: Tree) -> None:
+    """While it takes its rights it has no signal at its parent's death: it looks whether that is still there."""
+    start(tree)
+    mark = f"/bin/busybox sleep 3{os.getpid()}"
+    output = tree.home / "trace"
+    words = ["strace", "-f", "-o", str(output), "-e", "trace=capset,fork", "-e", "inject=capset:delay_enter=1500ms", str(tree.programs / "ljsv"), "enter", "web", *mark.split()]
+    user = {"user": tree.uid, "group": tree.uid, "extra_groups": []} if tree.uid else {}
+    with subprocess.Popen(words, env=tree.env, cwd=tree.root, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user) as strace:
+        try:
+            wait_for(lambda: output.exists() and "capset" in output.read_text(), "its rights")
+            os.kill(int(Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()[0]), signal.SIGKILL)
+            for _ in range(20):
+                assert not find_executed(mark)
+                time.sleep(0.2)
+        finally:
+            strace.kill()
+
+
+def test_one_who_goes_on_writing_keeps_nobody_in(tree: Tree) -> None:
+    """What was in the terminal when the command had ended is shown, and not what others in the jail go on writing to it."""
+    start(tree)
+    with Terminal(tree, "ljsv", "enter", "web", "sh", "-c", "trap '' HUP; yes aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa & sleep 0.5; exit 5") as terminal:
+        assert terminal.end(pause_s=0.1) == 5
+    assert len(terminal.shown) < 300_000
 
 
 def test_a_caller_that_ignores_the_end_of_children(tree: Tree) -> None:

@@ -82,6 +82,18 @@ def test_broken_directory_fails_with_cause_and_hint(scanning: Tree, kind: str) -
     scanning.wait_state("a", "ready")
 
 
+def test_privileged_and_tracing(scanning: Tree) -> None:
+    """With SYS_PTRACE the machine's root could write into what is not dumpable: pid 1 of its jail, and what enters it."""
+    rootfs = 'base = "host"\n[security]\nuser_namespace = "host"\ncapabilities = ["{}"]\n'
+    scanning.add("web", rootfs=rootfs.format("cap_sys_ptrace"))
+    fault = scanning.wait_state("web", "failed")["fault"]
+    assert ("SYS_PTRACE" if not scanning.uid else "only for root") in fault
+    if not scanning.uid:
+        assert "it would let the jail write into its pid 1" in scanning.ljsv("lint", "web", code=1).stdout
+        scanning.add("db", rootfs=rootfs.format("-SYS_PTRACE"))
+        scanning.wait_state("db", "ready")
+
+
 def test_bad_edit_never_harms_a_running_service(scanning: Tree) -> None:
     """It is shown beside the state; a crash restarts with the last good values; restart refuses; mended, it is gone."""
     path = scanning.add("a", policy='[restart]\nstable_after = "0s"\n')

@@ -9,11 +9,13 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import SUBORDINATE, Tree, need, wait_for
+from tests.conftest import SUBORDINATE, Tree, find_executed, need, wait_for
+from tests.integration.chaos.strace import needs_strace
 from tests.integration.roots import make_image, small_root
 
 
@@ -533,6 +535,26 @@ def test_what_it_started_dies_with_it(tree: Tree, root: Path) -> None:
     jail.kill()
     jail.communicate(timeout=20)
     wait_for(lambda: not tree.processes(), "the jail to die")
+
+
+@needs_strace
+def test_killed_while_its_first_process_changes_ids(tree: Tree) -> None:
+    """A change of ids takes away the signal at a parent's death, and the word to go on is there already: it looks whether anybody is left."""
+    if tree.uid:
+        return  # who has one id has none to change
+    mark = f"/bin/sleep 3{os.getpid()}"
+    output = tree.root / "trace"
+    words = ["strace", "-f", "-o", str(output), "-e", "trace=setresuid,prctl", "-e", "inject=setresuid:delay_exit=1500ms", str(tree.programs / "ljexec"), "--", *mark.split()]
+    with subprocess.Popen(words, env=tree.env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as strace:
+        try:
+            wait_for(lambda: output.exists() and "setresuid" in output.read_text(), "the change of ids")
+            time.sleep(0.5)  # until it was told to go on
+            os.kill(int(Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()[0]), signal.SIGKILL)
+            for _ in range(20):
+                assert not find_executed(mark)
+                time.sleep(0.2)
+        finally:
+            strace.kill()
 
 
 def test_end_of_the_program_is_the_end_of_the_jail(tree: Tree, root: Path) -> None:
