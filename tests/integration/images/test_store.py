@@ -26,8 +26,9 @@ def test_a_service_that_is_only_an_image(tree: Tree, image: Path) -> None:
     digest = store_image(tree, image, "web:1", env=(("A", "image"), ("B", "image")), entrypoint=argv[:2], command=argv[2:], workdir="/web", user="web", stop_signal="HUP")
     assert (own_store(tree) / f"images/sha256-{digest}.squashfs").exists()
     tree.ljsv("scan", "--daemon")
-    tree.add("web", rootfs='base = "web:1"', env__B="service\n")
-    (tree.sv / "web/run").unlink()
+    path = tree.write("web", rootfs='base = "web:1"', env__B="service\n")
+    (path / "run").unlink()
+    path.rename(tree.sv / "web")
     tree.wait_state("web", "ready", timeout_s=40)
     assert tree.detail("web")["jail"] == "web:1"
     wait_for(lambda: "33 /web image service" in tree.log("web"), "its word")
