@@ -236,7 +236,6 @@ class LogReader:
         self.file = following
         return data + following.read(BLOCK)
 
-
     def _follow_name(self) -> None:
         """The log lies in another directory now, where its service has another name."""
         if self.file:

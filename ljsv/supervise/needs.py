@@ -64,7 +64,7 @@ class Needs:
         self.refuse_circle(name, needs)
         for need in needs:
             if not os.path.isdir(f"{self._places.svdir}/{need}"):
-                self._hear(f"{self._places.scanner}/event/{PREFIX}{self._identity}.{name}")  # of what is supervised from now on
+                self._hear(f"{self._places.scanner}/event/{_fifo_of(self._identity, name)}")  # of what is supervised from now on
                 raise Fault("needs what is not there", need, "no such service", hint=f"ljsv new {quote(need)}  # or take it out of policy")
 
     @property
@@ -107,7 +107,7 @@ class Needs:
     def follow_name(self, name: str) -> None:
         """The service has another name: who looks at what depends on a need is to see that."""
         for path in list(self._fifos):
-            renamed = f"{os.path.dirname(path)}/{PREFIX}{self._identity}.{name}"
+            renamed = f"{os.path.dirname(path)}/{_fifo_of(self._identity, name)}"
             with suppress(OSError):
                 os.rename(path, renamed)
                 self._fifos[renamed] = self._fifos.pop(path)
@@ -118,10 +118,18 @@ class Needs:
             self._drop(path)
 
 
+def _fifo_of(identity: str, name: str) -> str:
+    return f"{PREFIX}{identity}.{name}"
+
+
+def _name_in(fifo: str) -> str:
+    return fifo.removeprefix(PREFIX).partition(".")[2]
+
+
 def paths_of(places: Places, identity: str, name: str, needs: Iterable[str]) -> list[str]:
     """The FIFOs that `name` holds for what it needs, and for news of the scanner; none without needs."""
     folders = [f"{places.svdir}/{need}/supervise/event" for need in needs]
-    return [f"{folder}/{PREFIX}{identity}.{name}" for folder in [*folders, f"{places.scanner}/event"]] if folders else []
+    return [f"{folder}/{_fifo_of(identity, name)}" for folder in [*folders, f"{places.scanner}/event"]] if folders else []
 
 
 def hold(places: Places, identity: str, name: str, supervise: str) -> list[int]:
@@ -151,7 +159,7 @@ def open_dependents(supervise: str) -> dict[int, str]:
             if name.startswith(PREFIX):
                 with suppress(OSError):
                     fd = os.open(f"{supervise}/event/{name}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-                    found[fd] = name.removeprefix(PREFIX).partition(".")[2]
+                    found[fd] = _name_in(name)
     return found
 
 

@@ -123,7 +123,7 @@ def test_image_is_built_once_also_by_two_at_once(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("paths", STORIES)
 def test_stories(paths: str) -> None:
-    """All of a folder, as they are: as root and as another user."""
+    """What pytest chooses by these words, as it is: as root and as another user."""
     status, output = run("sh", "-c", TWICE, *PYTEST, *paths.split(), timeout_s=STORY_TIMEOUT_S)
     assert status == 0, output
 

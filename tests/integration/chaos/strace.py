@@ -6,10 +6,13 @@ does not carry it out: a walk over N kills between any two of them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +58,21 @@ class Traced:
         if self.strace.poll() is None:
             self.strace.terminate()
         self.strace.communicate()
+
+
+@contextlib.contextmanager
+def standing_still(tree: Tree, uid: int, call: str, where: str, *argv: str) -> Iterator[int]:
+    """A command of that user, all of whose processes take 1.5 s to `enter` that system call or to `exit` it; its pid, once one of them does."""
+    need("strace")
+    output = tree.home / "trace"
+    words = ["strace", "-f", "-o", str(output), "-e", f"trace={call}", "-e", f"inject={call}:delay_{where}=1500ms", *argv]
+    user: dict[str, Any] = {"user": uid, "group": uid, "extra_groups": []} if uid else {}
+    with subprocess.Popen(words, env=tree.env, cwd=tree.root, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user) as strace:
+        try:
+            wait_for(lambda: output.exists() and call in output.read_text(), call)
+            yield int(Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()[0])
+        finally:
+            strace.kill()
 
 
 def may_trace() -> bool:

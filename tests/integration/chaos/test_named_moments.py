@@ -26,7 +26,6 @@ GO = '"G"'
 TICKS = "trap 'echo \"last $i\" >>/mark/told; exit 0' TERM\ni=1\nwhile :; do echo \"line $i\"; i=$((i + 1)); sleep 0.01; done"
 
 
-
 def kill_supervisor(service: Marked) -> None:
     """And wait for the next one."""
     old = service.tree.supervisor_pid(service.name)

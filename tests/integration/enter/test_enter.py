@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Tree, find_executed, wait_for
-from tests.integration.chaos.strace import needs_strace
+from tests.integration.chaos.strace import needs_strace, standing_still
 from tests.integration.roots import small_root
 from tests.integration.terminals import Terminal
 
@@ -71,18 +70,11 @@ def test_killed_while_it_enters(tree: Tree) -> None:
     """While it takes its rights it has no signal at its parent's death: it looks whether that is still there."""
     start(tree)
     mark = f"/bin/busybox sleep 3{os.getpid()}"
-    output = tree.home / "trace"
-    words = ["strace", "-f", "-o", str(output), "-e", "trace=capset,fork", "-e", "inject=capset:delay_enter=1500ms", str(tree.programs / "ljsv"), "enter", "web", *mark.split()]
-    user = {"user": tree.uid, "group": tree.uid, "extra_groups": []} if tree.uid else {}
-    with subprocess.Popen(words, env=tree.env, cwd=tree.root, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user) as strace:
-        try:
-            wait_for(lambda: output.exists() and "capset" in output.read_text(), "its rights")
-            os.kill(int(Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()[0]), signal.SIGKILL)
-            for _ in range(20):
-                assert not find_executed(mark)
-                time.sleep(0.2)
-        finally:
-            strace.kill()
+    with standing_still(tree, tree.uid, "capset", "enter", str(tree.programs / "ljsv"), "enter", "web", *mark.split()) as pid:
+        os.kill(pid, signal.SIGKILL)
+        for _ in range(20):
+            assert not find_executed(mark)
+            time.sleep(0.2)
 
 
 def test_one_who_goes_on_writing_keeps_nobody_in(tree: Tree) -> None:

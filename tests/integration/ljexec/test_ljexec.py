@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SUBORDINATE, Tree, find_executed, need, wait_for
-from tests.integration.chaos.strace import needs_strace
+from tests.integration.chaos.strace import needs_strace, standing_still
 from tests.integration.roots import make_image, small_root
 
 
@@ -543,18 +543,12 @@ def test_killed_while_its_first_process_changes_ids(tree: Tree) -> None:
     if tree.uid:
         return  # who has one id has none to change
     mark = f"/bin/sleep 3{os.getpid()}"
-    output = tree.root / "trace"
-    words = ["strace", "-f", "-o", str(output), "-e", "trace=setresuid,prctl", "-e", "inject=setresuid:delay_exit=1500ms", str(tree.programs / "ljexec"), "--", *mark.split()]
-    with subprocess.Popen(words, env=tree.env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as strace:
-        try:
-            wait_for(lambda: output.exists() and "setresuid" in output.read_text(), "the change of ids")
-            time.sleep(0.5)  # until it was told to go on
-            os.kill(int(Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()[0]), signal.SIGKILL)
-            for _ in range(20):
-                assert not find_executed(mark)
-                time.sleep(0.2)
-        finally:
-            strace.kill()
+    with standing_still(tree, tree.uid, "setresuid", "exit", str(tree.programs / "ljexec"), "--", *mark.split()) as pid:
+        time.sleep(0.5)  # until it was told to go on
+        os.kill(pid, signal.SIGKILL)
+        for _ in range(20):
+            assert not find_executed(mark)
+            time.sleep(0.2)
 
 
 def test_end_of_the_program_is_the_end_of_the_jail(tree: Tree, root: Path) -> None:
