@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ljsv.errors import Fault, quote
+from ljsv.linux import capabilities
 from ljsv.service import schema, toml
 from ljsv.service.images import HEAD_SIZE, check_image, image_type
 from ljsv.service.kinds import DIRECTORY, HOST, IMAGE
@@ -375,7 +376,7 @@ def _refuse_impossible(service: Service, uid: int) -> None:
     if uid and is_privileged:
         hint = "take it out, or have root's scanner run the service"
         raise Fault(f'{path}: security.user_namespace = "host" is only for root', "", f"the caller is uid {uid}", hint=hint)
-    if is_privileged and "SYS_PTRACE" in {name.upper().lstrip("+").removeprefix("CAP_") for name in service.rootfs.security.capabilities}:
+    if is_privileged and (True, capabilities.NUMBERS["SYS_PTRACE"]) in map(capabilities.parse, service.rootfs.security.capabilities):
         cause = "it would let the jail write into its pid 1, and into what enters it: they have all of root's rights"
         raise Fault(f'{path}: SYS_PTRACE and security.user_namespace = "host" exclude each other', "", cause, hint="take SYS_PTRACE out")
     if is_privileged and service.rootfs.ids:

@@ -82,10 +82,11 @@ def test_broken_directory_fails_with_cause_and_hint(scanning: Tree, kind: str) -
     scanning.wait_state("a", "ready")
 
 
-def test_privileged_and_tracing(scanning: Tree) -> None:
+@pytest.mark.parametrize("name", ["cap_sys_ptrace", "+-SYS_PTRACE"])
+def test_privileged_and_tracing(scanning: Tree, name: str) -> None:
     """With SYS_PTRACE the machine's root could write into what is not dumpable: pid 1 of its jail, and what enters it."""
     rootfs = 'base = "host"\n[security]\nuser_namespace = "host"\ncapabilities = ["{}"]\n'
-    scanning.add("web", rootfs=rootfs.format("cap_sys_ptrace"))
+    scanning.add("web", rootfs=rootfs.format(name))
     fault = scanning.wait_state("web", "failed")["fault"]
     assert ("SYS_PTRACE" if not scanning.uid else "only for root") in fault
     if not scanning.uid:
