@@ -11,6 +11,7 @@ from ljsv.errors import EXIT_NOT_REACHED, Fault, quote
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ljsv.jail.spec import JailSpec
+    from ljsv.service.read import Service
 
 OPTIONS: dict[str, str] = {}
 STOPS_AT_OPERAND = True
@@ -40,12 +41,18 @@ def run(_verb: str, options: Options) -> int:
 
 
 def _spec(context: Context, name: str, argv: tuple[str, ...]) -> JailSpec:
-    """Environment and limits as the files say now; a bad edit does not keep anybody out."""
+    """Environment and limits as the files say now, or, after a bad edit, as they said before."""
     from ljsv.jail.spec import HOST, SERVICE_AT, JailSpec, spec_of
+    from ljsv.supervise import good
 
+    service: Service | None
     try:
-        spec = spec_of(context.read_service(name), name, context.places.state_of(name), argv)
+        service = context.read_service(name)
     except Fault:
+        service = good.find(context.supervise_of(name))
+    if service:
+        spec = spec_of(service, name, context.places.state_of(name), argv)
+    else:  # its supervisor has not seen the edit yet
         spec = JailSpec(name=name, base_kind=HOST, base_path="/", argv=argv, workdir=SERVICE_AT)
     term = (("TERM", os.environ["TERM"]),) if "TERM" in os.environ else ()
     return spec.replace(env=(*spec.env, *term), directory="", workdir=SERVICE_AT)  # an error is not about a script there

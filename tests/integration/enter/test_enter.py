@@ -53,6 +53,14 @@ def test_limits_environment_and_place(tree: Tree) -> None:
     assert "COLOUR=blue" in text and "SECRET" not in text
 
 
+def test_limits_after_a_bad_edit(tree: Tree) -> None:
+    """They are those of before, as for the service."""
+    start(tree, limits="nofile = 77\n")
+    (tree.sv / "web/limits").write_text("nofile = lots\n")
+    wait_for((tree.supervise("web") / "good").exists, "the bad edit to be seen")
+    assert tree.ljsv("enter", "web", "sh", "-c", "ulimit -n").stdout == "77\n"
+
+
 def test_exit_codes(tree: Tree) -> None:
     """The command's own, 128+N, 127 not found; 1 when the service does not run; 4 when there is none."""
     start(tree)

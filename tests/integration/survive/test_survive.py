@@ -317,7 +317,7 @@ def test_command_that_a_killed_supervisor_had_not_read(scanning: Tree, of: str) 
         time.sleep(1)  # for the scanner to open it
     if of == "log service":
         folder = scanning.sv / "a/log/supervise"
-        wait_for(lambda: "state ready" in (folder / "detail").read_text(), "the log service")
+        wait_for(lambda: (folder / "detail").exists() and "state ready" in (folder / "detail").read_text(), "the log service")
     supervisor = scanning.supervisor_pid("a")
     os.kill(supervisor, signal.SIGSTOP)
     (folder / "control").write_text("d")
