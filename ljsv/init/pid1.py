@@ -75,6 +75,7 @@ class Init:
         self.timers: dict[str, tuple[float, Callable[[], None]]] = {}
 
     def run(self) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by who executed us, nobody could be waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
         self._guarded(lambda: self.enter("mount"))
         while True:

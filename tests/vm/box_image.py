@@ -40,6 +40,7 @@ $b mount -t devtmpfs dev /dev
 for module in /modules/*; do $b insmod $module || echo "insmod $module failed"; done
 $b mount -t erofs -o ro /dev/vda /new || exec $b poweroff -f
 $b umount /dev
+trap '' CHLD  # a PID 1 that is executed with it has to wait for its children all the same
 exec $b switch_root /new /sbin/init "$@"
 """
 BOOT = """#!/bin/sh
