@@ -16,6 +16,7 @@ from ljsv.supervise.machine import LOST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ljsv.errors import Fault
@@ -26,23 +27,44 @@ LOG_LINES = 10
 FILE_MAX = DEATHS_MAX * 4 * TAIL_MAX
 
 
-def death_of(before: Machine, machine: Machine, fault: Fault | None, stage: str, reason: str) -> dict[str, Any]:
-    """One death of ./run: `before` and `machine` are the table's state on both sides of it, `reason` is why we ended it."""
-    end = machine.end or LOST
-    return {
-        "time": time.time(), "script": "run", "run_time_s": round(machine.run_time, 6), "code": end.code, "status": end.status,
-        "end": end.describe(), "is_commanded": before.is_commanded, "was": before.state, "next": machine.state,
-        "reason": reason, "stage": stage, "fault": str(fault) if fault else "", "hint": fault.hint if fault else "",
-    }
+class Deaths:
+    """Of one service's runs.
+
+    `reason`: why we ended the run that there is, or what else is known of its end before it comes; `stage`: of the build that failed;
+    `sent`: the signals that commands have sent to it. `why`: how the last one ended, in a few words, for `detail`.
+    """
+
+    def __init__(self) -> None:
+        self.why = ""
+        self._unwritten: dict[str, Any] | None = None
+        self.begin_run()
+
+    def begin_run(self) -> None:
+        """What was known of the run before is over."""
+        self.reason = self.stage = ""
+        self.sent: frozenset[int] = frozenset()
+
+    def remember(self, before: Machine, machine: Machine, fault: Fault | None, *, is_commanded: bool) -> None:
+        """One death of ./run: `before` and `machine` are the table's state on both sides of it, `fault` is why it could not be built."""
+        end = machine.end or LOST
+        if end.code < 0 and end.status & 0x7F in self.sent and not is_commanded:
+            self.reason = self.reason or "a command had sent it that signal"
+        self.why = f"{end.describe()} after {machine.run_time:.3g}s" + (f", {self.reason}" if self.reason else "")
+        self._unwritten = {
+            "time": time.time(), "script": "run", "run_time_s": round(machine.run_time, 6), "code": end.code, "status": end.status,
+            "end": end.describe(), "is_commanded": is_commanded, "was": before.state, "next": machine.state,
+            "reason": self.reason, "stage": self.stage, "fault": str(fault) if fault else "", "hint": fault.hint if fault else "",
+        }
+
+    def write(self, directory: str, last_lines: Callable[[int], list[str]]) -> None:
+        """What was remembered and is not written yet, with the last lines of its log. OSError where it cannot be written: then it is lost."""
+        death, self._unwritten = self._unwritten, None
+        if death:
+            _add_death(directory, death, last_lines(LOG_LINES))
 
 
-def describe_death(machine: Machine, reason: str) -> str:
-    """In a few words, for `detail`."""
-    return f"{(machine.end or LOST).describe()} after {machine.run_time:.3g}s" + (f", {reason}" if reason else "")
-
-
-def add_death(directory: str, death: dict[str, Any], last: list[str]) -> None:
-    """Append one, with the last lines of its log; the oldest go. OSError where it cannot be written."""
+def _add_death(directory: str, death: dict[str, Any], last: list[str]) -> None:
+    """Append one; the oldest go."""
     lines: list[bytes] = []
     with suppress(OSError), open(f"{directory}/deaths", "rb") as file:
         lines = file.read(FILE_MAX).splitlines()[1 - DEATHS_MAX :]

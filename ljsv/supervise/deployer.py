@@ -86,7 +86,7 @@ class Deployer:
         if state == status.READY:
             self._feed(Event("ready"))
         elif state in {status.BACKOFF, status.FAILED}:
-            self._feed(Event("failed", self._of.why or "its run has ended"))
+            self._feed(Event("failed", self._of.deaths.why or "its run has ended"))
         elif state == status.DOWN and not self._of.machine.is_waiting and not self._of.machine.is_exiting:
             self._do((table.START,))
 
@@ -141,8 +141,8 @@ class Deployer:
         of = self._of
         if of.fault:
             return str(of.fault)[:REASON_MAX]
-        if of.reason:
-            return of.reason
+        if of.deaths.reason:
+            return of.deaths.reason
         if of.machine.is_commanded:
             return "it was told to end before it was kept"
         return "its run ended before it was ready" if not of.machine.was_ready else "it was ready, and ended before it was kept"

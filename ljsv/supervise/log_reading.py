@@ -18,7 +18,8 @@ from ljsv.supervise import record
 from ljsv.supervise.log_service import LogService
 from ljsv.supervise.loop import now
 from ljsv.supervise.machine import Event
-from ljsv.supervise.supervisor import DEPLOY, move_directory
+from ljsv.supervise.naming import move_directory
+from ljsv.supervise.supervisor import DEPLOY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -62,7 +62,7 @@ class LogService(Supervisor):
         """Why nobody reads the log although somebody should, "" where that is not so."""
         if self.machine.state not in {status.BACKOFF, status.FAILED}:
             return ""
-        return f"its log service does not run: {self.fault or self.why}  # ljsv why {quote(self.main_service.name)}/log"
+        return f"its log service does not run: {self.fault or self.deaths.why}  # ljsv why {quote(self.main_service.name)}/log"
 
     def announce(self) -> None:
         self._announce()
@@ -83,9 +83,6 @@ class LogService(Supervisor):
             self.feed(Event("stopping"))
         else:
             self.feed(Event("x"))
-
-    def _rename(self, name: str) -> None:
-        """It has no name of its own."""
 
     def say_made(self) -> None:
         self.main_service.say_made()

@@ -22,13 +22,13 @@ from ljsv.jail.failure import FULL
 from ljsv.jail.limits import settings_of
 from ljsv.jail.spec import JailSpec, spec_of
 from ljsv.linux import process
-from ljsv.paths import Places, is_service_name
+from ljsv.paths import Places
 from ljsv.service.read import Service
 from ljsv.supervise import good, record
 from ljsv.supervise import machine as table
 from ljsv.supervise.announce import Announcer
 from ljsv.supervise.asleep import EXIT_HANDED_OVER, GO_TO_SLEEP, Held, wake
-from ljsv.supervise.deaths import LOG_LINES, add_death, death_of, describe_death
+from ljsv.supervise.deaths import Deaths
 from ljsv.supervise.detail import describe
 from ljsv.supervise.directory import MADE, PAGE, SuperviseDirectory, format_identity, remove_runtime_folder, tell_scanner, tell_subscribers
 from ljsv.supervise.events import Events
@@ -40,6 +40,7 @@ from ljsv.supervise.logfile import LogFile
 from ljsv.supervise.logs import Logs
 from ljsv.supervise.loop import Loop, now
 from ljsv.supervise.machine import Action, Event, Machine, Script, Signal
+from ljsv.supervise.naming import Naming
 from ljsv.supervise.needs import Circle, Needs, name_dependents, open_dependents
 from ljsv.supervise.orphans import mark_of
 from ljsv.supervise.readiness import CHECK_TIMEOUT_S, Readiness, Wires
@@ -50,7 +51,6 @@ from ljsv.supervise.source import Source
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from ljsv.jail.group import Tree
     from ljsv.supervise.deployer import Deployer
@@ -68,13 +68,6 @@ FILES_QUIET_S = 0.05
 COMMANDS_A_TURN = 64
 LOG_MAX, LOG_KEEP = 10 << 20, 5
 AUTOMATIC = frozenset({"deadline", "ended", "finish ended", "build failed", "needs ready"})
-
-
-def move_directory(old: str, new: str) -> None:
-    """Where there is nothing with that name."""
-    if not os.path.exists(new):
-        with suppress(OSError):
-            os.rename(old, new)
 
 
 class Supervisor:
@@ -118,11 +111,9 @@ class Supervisor:
         self.directory = SuperviseDirectory(self.source.path, dir_fd, places.runtime_of(name), format_identity(self.source.identity), folder)
         self.announcer = Announcer(self.directory.path)
         self.fault: Fault | None = None
-        self.failed_stage = self.reason = self.why = ""
+        self.deaths = Deaths()
         self.finish_tries = 0
-        self.sent: frozenset[int] = frozenset()  # signals, to this run, by commands
         self._seen = list_entries(dir_fd)
-        self._death: dict[str, Any] | None = None  # remembered, and not written yet
         self.is_unsure = False  # adopted between record and go: perhaps it was never started
         self.is_done = False
         self.is_dirty = True
@@ -132,6 +123,7 @@ class Supervisor:
         self.begun_fd = -1
         self.bridge_fds: list[int] = []  # open until clients can see it
         self.idleness = Idleness(self)
+        self.naming = Naming(self)
         self.has_slept = False
         self.jail = ServiceJail(
             self.loop, events, self.group, self.boot_id, mark_of(self.source.identity), self._living_directory, self._touch, self._try_announce,
@@ -158,7 +150,7 @@ class Supervisor:
         if held:
             self._wake(held)
         self.directory.make()
-        self._follow_rename()
+        self.naming.follow()
         self._load()  # where the log goes, before what is in it goes there
         if self.log_reading:
             self.log_reading.begin()
@@ -182,7 +174,7 @@ class Supervisor:
         self.announcer.wake(held.detail)
         self.jail.keep_exits(held.exit_fd)
         self.readiness.keep(held.ready_fd)
-        self._take_name()
+        self.naming.take()
         if held.jail and is_edited(self.dir_fd, held.detail.get("files", "")):
             self.source.restore(good.find(self.directory.path))  # an edit has to be good for what runs
 
@@ -223,7 +215,7 @@ class Supervisor:
         self.group.remember(tuple(f"{NOT_ENFORCED}{limit}" for limit in unenforced(detail)))
         left = Left(self.boot_id, detail, record.read_jail_record(folder), exits, self.source.has("down"))
         found = carry_on(left, now())
-        self.machine, self.why = found.machine, found.why
+        self.machine, self.deaths.why = found.machine, found.why
         self.jail.generation, self.jail.concluded = found.generation, found.concluded
         self.pending = found.commands
         self.announcer.carry_on(float(detail.get("since", "0")))
@@ -257,7 +249,7 @@ class Supervisor:
             self.events.send("adopted", pid=jail.service_pid, alive=self.jail.is_alive)
         if self.jail.is_alive:
             self.source.run_goes_on(detail.get("files", ""))
-            self.sent = frozenset(map(int, detail.get("sent", "").split()))
+            self.deaths.sent = frozenset(map(int, detail.get("sent", "").split()))
             self._hold_needs()
             self.logs.reopen(jail)
             self.readiness.follow(self.machine.state)
@@ -291,7 +283,7 @@ class Supervisor:
         before = self.machine
         self.machine, actions = table.step(before, event, self.source.rules, now())
         if event.kind in DEATHS and self.jail.script == RUN:
-            self._remember_death(before)
+            self.deaths.remember(before, self.machine, self.fault, is_commanded=table.was_told(before, now()))
             if table.START not in actions:
                 self._write_death()
         if before.is_paused and not self.machine.is_paused:
@@ -313,11 +305,11 @@ class Supervisor:
             self.events.send("a script in control/ takes too long: not waiting for it any more", "warning", timeout_s=self.source.rules.stop_timeout)
         elif self.machine.state == status.STOPPING:
             what = "it was told to" if self.machine.is_commanded else "it had said that it was stopping"
-            self.reason = self.reason or f"not ended {self.source.rules.stop_timeout:g}s after {what}"
+            self.deaths.reason = self.deaths.reason or f"not ended {self.source.rules.stop_timeout:g}s after {what}"
             self.events.send("stop timeout: killing the jail", "warning", timeout_s=self.source.rules.stop_timeout)
         if self.machine.state == status.UP and not self.machine.is_paused:
             said = self.readiness.status_text
-            self.reason = f"not ready within {self.source.rules.ready_timeout:g}s" + (f"; {said}" if said else "")
+            self.deaths.reason = f"not ready within {self.source.rules.ready_timeout:g}s" + (f"; {said}" if said else "")
             self.events.send("not ready in time: stopping it", "warning", timeout_s=self.source.rules.ready_timeout)
         self.feed(Event("deadline"))
 
@@ -347,7 +339,7 @@ class Supervisor:
             if action.script == "t":
                 self._say_sent(action.number, is_sent=code != 0)
 
-        self.sent |= {action.number}
+        self.deaths.sent |= {action.number}
         if action.script and self._has_control(action.script):
             self._run_control(action.script, send)
         elif action.number == signal.SIGKILL or action.at_once:
@@ -375,7 +367,7 @@ class Supervisor:
 
     def _stuck(self, reason: str) -> None:
         """Above memory_high, and it gives nothing back."""
-        self.reason = reason
+        self.deaths.reason = reason
         self.events.send("out of memory: killing the jail", "error", reason=reason)
         self.jail.kill()
 
@@ -411,21 +403,9 @@ class Supervisor:
         if not tell_scanner(self.places.scanner, f"{line}\n"):
             self.set_timer(f"tell {line}", now() + RETRY_S, lambda: self.tell_scanner(line))
 
-    def _remember_death(self, before: Machine) -> None:
-        before = replace(before, is_commanded=table.was_told(before, now()))
-        end = self.machine.end
-        if end and end.code < 0 and end.status & 0x7F in self.sent and not before.is_commanded:
-            self.reason = self.reason or "a command had sent it that signal"
-        self.why = describe_death(self.machine, self.reason)
-        self._death = death_of(before, self.machine, self.fault, self.failed_stage, self.reason)
-
     def _write_death(self) -> None:
-        """What was remembered and is not written yet."""
-        death, self._death = self._death, None
-        if death is None:
-            return
         try:
-            add_death(self.directory.path, death, self.logs.last_lines(LOG_LINES))
+            self.deaths.write(self.directory.path, self.logs.last_lines)
         except OSError as error:
             self.events.send("cannot write the record of a death", "error", path=self.directory.path, cause=error.strerror)
 
@@ -459,7 +439,7 @@ class Supervisor:
         self._look()
         if self.log_reading:
             self.log_reading.files_changed()
-        self._take_name()
+        self.naming.take()
         if self.directory.is_lost():
             self._mend_later()
         before = str(self.source.edit_fault or "")
@@ -501,50 +481,16 @@ class Supervisor:
             self._look()
         self.is_dirty = True
 
-    def _take_name(self) -> None:
-        """Its directory may have another name by now."""
-        folder, name = os.path.split(self.source.path)
-        if folder == self.places.svdir and is_service_name(name) and name != self.name:
-            self._rename(name)
-
-    def _follow_rename(self) -> None:
-        """It got its name while nobody supervised it: what lies under the one before follows. Where another service has that by now, only the overlay that runs."""
-        detail = status.read_detail(self.directory.path)
-        folder, before = os.path.split(detail.get("directory", ""))
-        if folder != self.places.svdir or before == self.name or not is_service_name(before) or not is_service_name(self.name):
-            return
-        if not os.path.lexists(f"{folder}/{before}"):
-            self.events.send("renamed", was=before)
-            self._move_what_is_kept(before)
-            return
-        state = self.places.state_of(before)
-        if record.find_living(self.directory.path) and detail.get("overlay", "").startswith(f"{state}/"):  # its lock keeps the other one out
-            move_directory(state, self.places.state_of(self.name))
-
-    def _move_what_is_kept(self, before: str) -> None:
-        """State and logs are kept by name."""
-        for where in (self.places.state_of, self.places.log_of):
-            move_directory(where(before), where(self.name))
-        if self.log_reading:
-            self.log_reading.follow_name(before, self.name)
-
-    def _rename(self, name: str) -> None:
-        self.events.send("renamed", to=name)
-        before, self.name = self.name, name
-        self.events.source = name
-        self.needs.follow_name(name)
-        self._move_what_is_kept(before)
-        self.logs.move(self.places.log_of(name))  # also where that name has a log already: the old name may be another's soon
-
     # ---- starting and ending
 
     def _start(self, *, is_automatic: bool) -> None:
         """Begin to build the jail of ./run. A fault ends in `failed`, unless good values are at hand."""
-        self.fault, self.failed_stage, self.reason, self.sent = None, "", "", frozenset()
+        self.fault = None
+        self.deaths.begin_run()
         self.finish_tries = 0
         try:
             self.source.find_path()
-            self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
+            self.naming.take()  # also where nobody has told us yet: state and log of the old one may be another's
             service = self.source.load_to_start(is_automatic=is_automatic)
             self._set_up_log(service)
             self.source.run_began()
@@ -619,7 +565,7 @@ class Supervisor:
         fault = self.jail.fault
         self.is_dirty = True
         memory = self.group.ended()
-        self.reason = self.reason or memory
+        self.deaths.reason = self.deaths.reason or memory
         self.scripts.cancel()
         self.readiness.end()
         self.logs.pump()
@@ -636,7 +582,7 @@ class Supervisor:
                 self.events.send("finish ended", "warning", end=end.describe())
             self.feed(Event("finish ended"))
         elif fault and self.machine.state in {status.STARTING, status.STOPPING}:
-            self.failed_stage = self.jail.failed_stage
+            self.deaths.stage = self.jail.failed_stage
             self._build_failed(fault, at_exec=self.jail.is_at_exec)
         elif self.is_unsure and end is table.NOT_STARTED:
             self.machine = replace(self.machine, state=status.DOWN)
@@ -669,7 +615,7 @@ class Supervisor:
 
     def _said(self, kind: str, reason: str) -> None:
         """By the run, or for its silence."""
-        self.reason = reason or self.reason
+        self.deaths.reason = reason or self.deaths.reason
         self.feed(Event(kind))
 
     @property
