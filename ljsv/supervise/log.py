@@ -179,10 +179,8 @@ class Log:
     def _recover(self) -> None:
         """Cut off what a killed supervisor had written of a chunk that is still in staging."""
         if os.fstat(self._staging_fd).st_size > _HEADER_SIZE:
-            words = os.pread(self._staging_fd, _HEADER_SIZE, 0).split()
-            if int(words[0]) == self.file.inode and int(words[1]) <= self.file.size:
-                os.ftruncate(self.file.fd, int(words[1]))
-                self.file.size = int(words[1])
+            inode, size = map(int, os.pread(self._staging_fd, _HEADER_SIZE, 0).split()[:2])
+            self.file.cut_back(inode, size)
         self._at_line_start, self._file_inode = self.file.ends_line(), self.file.inode
         self._is_recovered = True
 

@@ -17,10 +17,14 @@ NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.EINVAL})
 
 
 class LogFile:
-    """`fd` is open for appending; `size` is what the file holds, and `inode` which one it is."""
+    """`fd` is open for appending; `size` is what the file holds, and `inode` which one it is.
+
+    `was_in`: where the supervisor before us may have written, when its service had another name ("": nowhere else).
+    """
 
     def __init__(self, directory: str, max_size: int, keep: int) -> None:
         self.directory = directory
+        self.was_in = ""
         self.max_size = max_size
         self.keep = keep
         self.fd = -1
@@ -71,6 +75,21 @@ class LogFile:
                 os.ftruncate(self.fd, min(start, os.fstat(self.fd).st_size))  # it may have been emptied meanwhile (log_cap)
             raise
         self.size = start + len(data)
+
+    def cut_back(self, inode: int, size: int) -> None:
+        """What was appended to the file of that inode since it had that size is gone."""
+        if inode == self.inode:
+            self.size = min(self.size, size)
+            os.ftruncate(self.fd, self.size)
+        elif self.was_in:
+            with suppress(OSError):  # it has been deleted meanwhile
+                fd = open_regular(f"{self.was_in}/{CURRENT}", os.O_RDWR)
+                try:
+                    entry = os.fstat(fd)
+                    if entry.st_ino == inode:
+                        os.ftruncate(fd, min(entry.st_size, size))
+                finally:
+                    os.close(fd)
 
     def ends_line(self) -> bool:
         return self.size == 0 or os.pread(self.fd, 1, self.size - 1) == b"\n"

@@ -27,18 +27,19 @@ class Naming:
     def __init__(self, of: Supervisor) -> None:
         self._of = of
 
-    def take(self) -> None:
-        """Its directory may have another name by now."""
+    def take(self) -> bool:
+        """Its directory may have another name by now: whether it has."""
         of = self._of
         folder, name = os.path.split(of.source.path)
         if folder != of.places.svdir or not is_service_name(name) or name == of.name:
-            return
+            return False
         of.events.send("renamed", to=name)
         before, of.name = of.name, name
         of.events.source = name
         of.needs.follow_name(name)
         self._move_what_is_kept(before)
         of.logs.move(of.places.log_of(name))  # also where that name has a log already: the old name may be another's soon
+        return True
 
     def follow(self) -> None:
         """It got its name while nobody supervised it: what lies under the one before follows. Where another service has that by now, only the overlay that runs."""
@@ -50,6 +51,7 @@ class Naming:
         if not os.path.lexists(f"{folder}/{before}"):
             of.events.send("renamed", was=before)
             self._move_what_is_kept(before)
+            of.logs.file.was_in = of.places.log_of(before)  # still there where the new name had a log already
             return
         state = of.places.state_of(before)
         if record.find_living(of.directory.path) and detail.get("overlay", "").startswith(f"{state}/"):  # its lock keeps the other one out

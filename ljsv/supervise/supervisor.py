@@ -439,7 +439,7 @@ class Supervisor:
         self._look()
         if self.log_reading:
             self.log_reading.files_changed()
-        self.naming.take()
+        self._take_name()
         if self.directory.is_lost():
             self._mend_later()
         before = str(self.source.edit_fault or "")
@@ -481,6 +481,10 @@ class Supervisor:
             self._look()
         self.is_dirty = True
 
+    def _take_name(self) -> None:
+        if self.naming.take():
+            self._try_announce()  # before a line is written: whoever supervises next has to know where
+
     # ---- starting and ending
 
     def _start(self, *, is_automatic: bool) -> None:
@@ -490,7 +494,7 @@ class Supervisor:
         self.finish_tries = 0
         try:
             self.source.find_path()
-            self.naming.take()  # also where nobody has told us yet: state and log of the old one may be another's
+            self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
             service = self.source.load_to_start(is_automatic=is_automatic)
             self._set_up_log(service)
             self.source.run_began()

@@ -42,9 +42,10 @@ class Killed(BaseException):
     """The supervisor ends here."""
 
 
+@pytest.mark.parametrize("renamed_to", ["logs", "other"])
 @pytest.mark.parametrize("at", ["splice", "append", "append half", "ftruncate"])
-def test_killed_at_every_step_nothing_is_lost_or_doubled(tmp_path: Path, at: str) -> None:
-    """A new supervisor carries on from staging and FIFO."""
+def test_killed_at_every_step_nothing_is_lost_or_doubled(tmp_path: Path, at: str, renamed_to: str) -> None:
+    """A new supervisor carries on from staging and FIFO, also where its service has the name of another log by now."""
     logs = tmp_path / "logs"
 
     def new_log() -> Log:
@@ -76,9 +77,12 @@ def test_killed_at_every_step_nothing_is_lost_or_doubled(tmp_path: Path, at: str
         first.pump()
     first.close()
     second = new_log()
+    if renamed_to != "logs":
+        (tmp_path / renamed_to).mkdir()
+        second.file.directory, second.file.was_in = str(tmp_path / renamed_to), str(logs)
     while second.pump():
         pass
-    text = (logs / "current").read_text()
+    text = "".join((tmp_path / folder / "current").read_text() for folder in dict.fromkeys(("logs", renamed_to)))
     assert [re.sub(r"^\S+Z ", "", line) for line in text.splitlines()] == ["one", "two", "three"]
     second.close()
     os.close(holder)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ljsv.jail.pid1 import count_pending
+from ljsv.supervise import log
 from tests.conftest import Tree, is_alive, wait_for
 from tests.integration.chaos.marked import find_nurseries
 
@@ -282,6 +283,25 @@ def kill_all_that_supervises(tree: Tree, *names: str) -> None:
     for victim in (scanner_pid(tree), *map(tree.supervisor_pid, names)):
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda victim=victim: not is_alive(victim), "it to end")
+
+
+def test_line_of_a_killed_supervisor_under_another_name(scanning: Tree) -> None:
+    """Killed when it had written a line, and before it knew that; then the directory is given a name that had a log before: the line is there once."""
+    add(scanning, "a", "echo one; exec sleep 1000")
+    wait_for(lambda: scanning.log("a") == "one", "its line")
+    current = Path(scanning.detail("a")["log"])
+    kill_all_that_supervises(scanning, "a")
+    entry = current.stat()
+    (scanning.supervise("a") / "staging").write_bytes(f"{entry.st_ino:20} {entry.st_size:20}\n".encode().ljust(64, b"\0") + b"two\n")
+    with current.open("ab") as file:
+        file.write(log.add_stamps(b"two\n", log.stamp(time.time_ns()), at_line_start=True))
+    other = current.parent.parent / "b"
+    other.mkdir()
+    os.chown(other, scanning.uid, scanning.uid)
+    (scanning.sv / "a").rename(scanning.sv / "b")
+    scanning.ljsv("up", "b")
+    wait_for(lambda: scanning.log("b") == "two", "the line in the new place")
+    assert current.read_text().partition("Z ")[2] == "one\n"
 
 
 def kill_supervisor(tree: Tree, name: str) -> None:
