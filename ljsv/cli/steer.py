@@ -45,10 +45,6 @@ def settles_in(detail: dict[str, str]) -> float:
     return float(detail.get("since", "0")) + SETTLE_S - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def is_up_again(detail: dict[str, str], since_before: str) -> str:
-    return UNDECIDED if detail.get("since") == since_before else is_up(detail, since_before)
-
-
 def is_down(detail: dict[str, str], _since: str) -> str:
     """And it is not about to start when what it needs is ready."""
     return REACHED if detail.get("state") == status.DOWN and "waiting" not in detail else UNDECIDED
@@ -114,10 +110,13 @@ def ensure_supervised(context: Context, name: str) -> None:
             context.send(name, "")
 
 
-def steer(context: Context, names: list[str], send: dict[str, str], verdict: Verdict, after: dict[str, set[str]] | None = None) -> int:
+def steer(
+    context: Context, names: list[str], send: dict[str, str], verdict: Verdict, *, after: dict[str, set[str]] | None = None, again: frozenset[str] = frozenset()
+) -> int:
     """Send each service its bytes, and wait until all are decided; the exit code.
 
     `after`: what of `names` has to be decided before a service's turn comes. Who is sent nothing is about it already: all that it has done counts.
+    `again`: of these, what they are now does not count.
     """
     if not names:
         print(f"ljsv: no services in {context.shown}", file=sys.stderr)
@@ -146,7 +145,9 @@ def steer(context: Context, names: list[str], send: dict[str, str], verdict: Ver
             for name in names:
                 if name in decided or name in unsent:
                     continue
-                answer = verdict(context.detail(name), before[name])
+                detail = context.detail(name)
+                is_as_before = name in again and detail.get("since") == before[name]
+                answer = UNDECIDED if is_as_before else verdict(detail, before[name])
                 if answer != UNDECIDED:
                     decided[name] = answer
                     report(context, name, answer)
@@ -315,7 +316,7 @@ def restart(context: Context) -> int:
     for name in asked:
         state = context.detail(name).get("state")
         send[name] = "u" if state in {status.DOWN, status.BACKOFF, status.FAILED} else "du"
-    code = steer(context, [*also, *asked], send, is_up_again)
+    code = steer(context, [*also, *asked], send, is_up, again=frozenset(name for name in asked if send[name] == "du"))
     return faults[0].exit_code if faults else code
 
 
@@ -336,7 +337,7 @@ def stop(context: Context) -> int:
         for need in () if is_at_rest else detail.get("needs", "").split():
             if need in after and need != name:
                 after[need].add(name)
-    code = steer(context, names, dict.fromkeys(names, "d"), is_down, after if _is_loop_free(after) else None)
+    code = steer(context, names, dict.fromkeys(names, "d"), is_down, after=after if _is_loop_free(after) else None)
     for name in names:
         going_on = [other for other in name_dependents(context.supervise_of(name)) if other not in names]
         if going_on:

@@ -38,6 +38,16 @@ def test_restart_starts_what_is_needed(scanning: Tree) -> None:
     assert "also starting what they need: db" in done.stderr and scanning.state("db") == "ready"
 
 
+def test_restart_where_nothing_is_supervised(tree: Tree) -> None:
+    """What the new scanner starts by itself is not waited for to begin once more."""
+    tree.add("db")
+    tree.add("api", policy='needs = ["db"]\n')
+    for _ in range(3):
+        done = tree.ljsv("restart", "api")
+        assert "ok: api: ready" in done.stdout and "timeout" not in done.stdout
+        tree.ljsv("exit", "--all")
+
+
 @pytest.mark.parametrize("reader", ["| true", "| head -1", "2>&1 | true", ">/dev/full"])
 def test_all_is_done_whoever_reads(scanning: Tree, reader: str) -> None:
     """What a verb that acts says cannot be written: it acts all the same, and its exit code is that of what it did. A full disk is told."""
