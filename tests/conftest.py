@@ -141,7 +141,7 @@ class Tree:
         }
         if "LJSV_SLEEP_AFTER" in os.environ:
             self.env["LJSV_SLEEP_AFTER"] = os.environ["LJSV_SLEEP_AFTER"]
-        if has_runtime and uid:
+        if has_runtime and uid and "LJSV_TEST_PLAIN" not in os.environ:
             self.env["XDG_RUNTIME_DIR"] = str(self._make_runtime())
 
     def _make_runtime(self) -> Path:

@@ -143,16 +143,23 @@ class SuperviseDirectory:
             os.makedirs(self.path, mode=0o700, exist_ok=True)  # one that is there keeps its mode: perhaps others may ask
             self._make_all()
         except Fault as fault:
-            fault.object, fault.hint = self._show(fault.object), self._show(fault.hint)
-            raise
+            raise self.show(fault) from None
         except OSError as error:
-            shown = self._show(self.path)
+            shown = self.shown_path
             hint = f"df {quote(shown)}" if error.errno in FULL else f"ls -ld {quote(self._service_path)} {quote(shown)}"
             raise Fault.from_os("cannot make the supervise directory", error, shown, hint=hint) from None
 
+    def show(self, fault: Fault) -> Fault:
+        """The same, with paths as others find them, not through our descriptor."""
+        fault.object, fault.hint = self._show(fault.object), self._show(fault.hint)
+        return fault
+
+    @property
+    def shown_path(self) -> str:
+        return self._show(self.path)
+
     def _show(self, text: str) -> str:
-        """A path as others find it, not through our descriptor."""
-        return text.replace(self._plain, f"{self._service_path}/supervise")
+        return text.replace(self._plain, os.readlink(f"/proc/self/fd/{self._dir_fd}") + "/supervise") if self._plain in text else text
 
     def _make_all(self) -> None:
         entry = os.stat(self.path)

@@ -111,15 +111,15 @@ class Readiness:
             return Wires()
         with suppress(BlockingIOError):
             os.read(self.fd, READ_SIZE)
-        other_fd = os.open(f"{directory}/ready.fifo", os.O_WRONLY | os.O_CLOEXEC) if self.by == BY_FD else _bind_socket(directory)
         held_fd = os.open(f"{directory}/ready.fifo", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         if self.by == BY_FD:
-            return Wires(passed_fd=other_fd, held_fds=(held_fd,))
+            return Wires(passed_fd=os.open(f"{directory}/ready.fifo", os.O_WRONLY | os.O_CLOEXEC), held_fds=(held_fd,))
+        socket_fd, socket_path = _bind_socket(directory)
         env = [("NOTIFY_SOCKET", SOCKET_AT)]
         if self._watchdog_s:
             env.append(("WATCHDOG_USEC", str(int(self._watchdog_s * 1e6))))
-        bind = BindMount(f"{directory}/notify", SOCKET_AT)
-        return Wires(relay=(other_fd, held_fd), binds=(bind,), env=tuple(env))
+        bind = BindMount(socket_path, SOCKET_AT)
+        return Wires(relay=(socket_fd, held_fd), binds=(bind,), env=tuple(env))
 
     def follow(self, state: str) -> None:
         """The service is in that state now."""
@@ -222,8 +222,11 @@ class Readiness:
         self._loop.set_timer(f"{self._timer} {name}", at, callback)
 
 
-def _bind_socket(directory: str) -> int:
-    """A datagram socket at `notify` in the directory: whoever the service is, it may send; nobody else reaches it."""
+def _bind_socket(directory: str) -> tuple[int, str]:
+    """A datagram socket at `notify` in the directory: whoever the service is, it may send; nobody else reaches it.
+
+    With its path for others than this process: `directory` may be by one of our descriptors.
+    """
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.lstat(f"{directory}/notify").st_mode):
             os.unlink(f"{directory}/notify")
@@ -231,6 +234,6 @@ def _bind_socket(directory: str) -> int:
     try:
         socket_fd = descriptors.bind_datagram(f"/proc/self/fd/{directory_fd}/notify")  # sun_path holds 108 bytes
         os.chmod("notify", 0o666, dir_fd=directory_fd)
+        return socket_fd, os.readlink(f"/proc/self/fd/{directory_fd}") + "/notify"
     finally:
         os.close(directory_fd)
-    return socket_fd

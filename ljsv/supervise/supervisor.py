@@ -407,7 +407,7 @@ class Supervisor:
         try:
             self.deaths.write(self.directory.path, self.logs.last_lines)
         except OSError as error:
-            self.events.send("cannot write the record of a death", "error", path=self.directory.path, cause=error.strerror)
+            self.events.send("cannot write the record of a death", "error", path=self.directory.shown_path, cause=error.strerror)
 
     def _tell_journal(self, before: Machine, *, is_death: bool) -> None:
         machine = self.machine
@@ -468,7 +468,7 @@ class Supervisor:
         try:
             good.keep(self.directory.path, service)
         except OSError as error:
-            self.events.send("cannot keep the last good values", "error", path=self.directory.path, cause=error.strerror)
+            self.events.send("cannot keep the last good values", "error", path=self.directory.shown_path, cause=error.strerror)
 
     def _change_limits(self) -> None:
         """What `limits` says of the control group holds for what runs as well; what it says of processes, from the next start on."""
@@ -526,6 +526,7 @@ class Supervisor:
         if fault.is_transient and self.finish_tries < FINISH_TRIES:
             self.set_timer("finish", now() + RETRY_S, self._start_finish)
             return
+        self.directory.show(fault)
         self.events.send("finish could not be started", "error", fault=str(fault), hint=fault.hint)
         self.feed(Event("finish ended"))
 
@@ -612,7 +613,7 @@ class Supervisor:
             self._build_failed(why, at_exec=False)
 
     def _build_failed(self, fault: Fault, *, at_exec: bool) -> None:
-        self.fault = fault
+        self.fault = self.directory.show(fault)
         self.feed(Event("build failed", is_transient=fault.is_transient, at_exec=at_exec))
 
     # ---- needs and readiness
@@ -737,7 +738,7 @@ class Supervisor:
             self._mend_later()
         except OSError as error:
             self._say_supervised()
-            self.events.send("cannot write the status", "error", path=self.directory.path, cause=error.strerror)
+            self.events.send("cannot write the status", "error", path=self.directory.shown_path, cause=error.strerror)
             self.announce_at = now() + RETRY_S
             self.set_timer("announce", self.announce_at, lambda: None)
 
@@ -778,7 +779,7 @@ class Supervisor:
             self.announcer.announce(self.machine, self.jail.service_pid, describe(self))
             self.directory.open_ok()
             self.say_made()
-            self.events.send("the supervise directory had vanished, and was made anew", "warning", path=self.directory.path)
+            self.events.send("the supervise directory had vanished, and was made anew", "warning", path=self.directory.shown_path)
         except (OSError, Fault) as error:
             self.events.send("cannot make the supervise directory", "error", cause=str(error))
             self.directory.give_up()

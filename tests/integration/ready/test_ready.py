@@ -45,6 +45,20 @@ def test_newline_on_descriptor_3(scanning: Tree) -> None:
     assert scanning.pid("a") == pid
 
 
+@pytest.mark.parametrize("by", ["fd", "notify", "check"])
+def test_where_supervise_is_a_plain_directory(scanning: Tree, by: str) -> None:
+    """As runsv leaves one, and as it is made where there is no runtime directory; also under another name later."""
+    say = "echo >&3" if by == "fd" else "python3 -c \"import os,socket; socket.socket(1, 2).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\"" if by == "notify" else ""
+    path = scanning.write("a", f"{say}\nexec sleep 1000", policy=f'[ready]\nby = "{by}"\n', check="#!/bin/sh\nexit 0\n")
+    (path / "supervise").mkdir(mode=0o700)
+    os.chown(path / "supervise", scanning.uid, scanning.uid)
+    path.rename(scanning.sv / "a")
+    scanning.wait_state("a", "ready")
+    (scanning.sv / "a").rename(scanning.sv / "b")
+    scanning.ljsv("restart", "b")
+    assert scanning.state("b") == "ready" and not scanning.supervise("b").is_symlink()
+
+
 @pytest.mark.parametrize("by", ["fd", "notify"])
 def test_said_while_nobody_supervises(tree: Tree, by: str) -> None:
     """The supervisor and the scanner are gone when the service becomes ready: the next supervisor hears it."""
