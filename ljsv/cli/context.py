@@ -122,7 +122,7 @@ class Context:
         directory = f"{self.svdir}/{name}"
         link = _read_link(f"{directory}/supervise")
         if link and os.path.dirname(link) != self.places.runtime and not os.access(link, os.X_OK) and os.access(directory, os.W_OK):
-            return self.places.runtime_of(name) or f"{directory}/supervise"
+            return self.places.runtime_of(name) or f"{directory}/.supervise"  # nothing: the link is in the way of the one to come
         return f"{directory}/supervise"
 
     def detail(self, name: str) -> dict[str, str]:

@@ -225,8 +225,10 @@ def of_root(tree: Tree) -> Iterator[Path]:
     shutil.rmtree(scan)
 
 
-def test_given_to_a_user_by_root(tree: Tree, of_root: Path) -> None:
+@pytest.mark.parametrize("has_runtime", [True, False])
+def test_given_to_a_user_by_root(tree: Tree, of_root: Path, *, has_runtime: bool) -> None:
     """What root has run once leads into root's runtime directory: `chown -R` makes it the user's; before that it says whose it is."""
+    runtime = tree.env["XDG_RUNTIME_DIR"] if has_runtime else tree.env.pop("XDG_RUNTIME_DIR") and ""
     path = tree.write("web")
     (path / "supervise").symlink_to(of_root)
     path.rename(tree.sv / "web")
@@ -237,7 +239,8 @@ def test_given_to_a_user_by_root(tree: Tree, of_root: Path) -> None:
     os.chown(tree.sv / "web", tree.uid, tree.uid)
     assert "unsupervised" in tree.ljsv("status", "web", code=3).stdout
     tree.ljsv("up", "web")
-    assert Path(os.readlink(tree.sv / "web" / "supervise")) == Path(tree.env["XDG_RUNTIME_DIR"]) / "ljsv" / f"sv-{tree.scan_hash()}" / "web"
+    supervise = tree.sv / "web/supervise"
+    assert os.path.realpath(supervise) == (f"{runtime}/ljsv/sv-{tree.scan_hash()}/web" if has_runtime else str(supervise))
 
 
 def test_directory_deleted_while_its_supervisor_is_dead_leaves_no_jail(scanning: Tree) -> None:
