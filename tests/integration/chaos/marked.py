@@ -137,14 +137,20 @@ def _namespace(pid: int) -> str:
 
 
 def scanner_folder(tree: Tree) -> Path:
+    """Where the supervise directories are, too."""
     base = tree.env.get("XDG_RUNTIME_DIR", "/run") if tree.uid else "/run"
     return Path(f"{base}/ljsv/sv-{tree.scan_hash()}")
+
+
+def scanner_files(tree: Tree) -> Path:
+    """What is the scanner's own."""
+    return tree.sv / ".ljsv" if tree.uid and "XDG_RUNTIME_DIR" not in tree.env else scanner_folder(tree) / ".scanner"
 
 
 def scanner_pid(tree: Tree) -> int:
     """The scanner that lives, 0 for none."""
     with contextlib.suppress(OSError, IndexError, ValueError):
-        pid = int((scanner_folder(tree) / ".scanner" / "pid").read_text().split()[0])
+        pid = int((scanner_files(tree) / "pid").read_text().split()[0])
         return pid if is_alive(pid) else 0
     return 0
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import Tree, is_alive, wait_for
 from tests.integration.chaos import cast as roles
-from tests.integration.chaos.marked import Marked, find_nurseries, kill, scanner_folder, scanner_pid, write_fifo
+from tests.integration.chaos.marked import Marked, find_nurseries, kill, scanner_files, scanner_pid, write_fifo
 
 BYTES = ("u", "u", "d", "o", "t", "k", "p", "c", "h", "a", "i", "q", "1", "2", "tcu", "du", "dudu", "x", "?\n")
 CLIENTS_MAX = 4
@@ -77,7 +77,7 @@ class Storm:
                     self.problems.append(f"{' '.join(argv)}: exit {client.returncode}\n{text}")
 
     def tell_scanner(self, text: str) -> None:
-        write_fifo(scanner_folder(self.tree) / ".scanner" / "control", text)
+        write_fifo(scanner_files(self.tree) / "control", text)
 
     # ---- deeds
 
@@ -188,7 +188,9 @@ class Storm:
         self.reap(wait=True)
         self.tree.ljsv("up", "calm", "-w", "20", code=None)
         self.problems += self.wait_supervised()
-        folder = scanner_folder(self.tree)
+        folder = scanner_files(self.tree)
+        if folder.parent != self.tree.sv:
+            folder = folder.parent
         if self.random.random() < 0.5:
             folder = Path(self.tree.supervise(self.anyone().name)).resolve()
         pids = [self.tree.pid(self.cast[name].name) for name in roles.COMMANDED]

@@ -24,14 +24,24 @@ TOLD_MAX = 60
 
 def test_nobody_is_indispensable(scanning: Tree, pytestconfig: pytest.Config) -> None:
     """No service runs twice, none is stopped unasked, none is lost; logs, exit statuses and restart counts are right; and nothing is left."""
-    cast = roles.bring(scanning)
+    weather(scanning, pytestconfig)
+
+
+def test_nor_is_a_runtime_directory(plain_tree: Tree, pytestconfig: pytest.Config) -> None:
+    """The same where `supervise` is a plain directory."""
+    plain_tree.ljsv("scan", "--daemon")
+    weather(plain_tree, pytestconfig)
+
+
+def weather(tree: Tree, pytestconfig: pytest.Config) -> None:
+    cast = roles.bring(tree)
     for name in roles.LASTING:
-        scanning.wait_state(name, "ready")
-    watch, storm = Watch(cast, roles.LASTING), Storm(scanning, cast, SEED)
+        tree.wait_state(name, "ready")
+    watch, storm = Watch(cast, roles.LASTING), Storm(tree, cast, SEED)
     watch.start()
     try:
         storm.blow((LONG_S if pytestconfig.getoption("long") else SHORT_S) / len(users()), lambda: bool(watch.problems))
-        problems = calm_down(scanning, cast, storm, watch)
+        problems = calm_down(tree, cast, storm, watch)
     finally:
         watch.stop()
     problems = [*watch.problems, *storm.problems, *problems]

@@ -14,7 +14,18 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Tree, is_alive, wait_for
-from tests.integration.chaos.marked import FINISH, RUN, Marked, find_builders, find_nurseries, kill, scanner_folder, scanner_pid, write_fifo
+from tests.integration.chaos.marked import (
+    FINISH,
+    RUN,
+    Marked,
+    find_builders,
+    find_nurseries,
+    kill,
+    scanner_files,
+    scanner_folder,
+    scanner_pid,
+    write_fifo,
+)
 from tests.integration.chaos.strace import Traced, needs_strace
 from tests.integration.chaos.test_every_moment import count, is_ready
 
@@ -35,7 +46,7 @@ def kill_supervisor(service: Marked) -> None:
 
 def wait_supervised(service: Marked, old: int) -> None:
     def is_replaced() -> bool:
-        write_fifo(scanner_folder(service.tree) / ".scanner" / "control", f"supervise {service.name}\n")
+        write_fifo(scanner_files(service.tree) / "control", f"supervise {service.name}\n")
         pid = service.tree.supervisor_pid(service.name)
         return pid not in {0, old} and is_alive(pid)
 
