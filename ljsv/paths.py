@@ -31,7 +31,7 @@ class Places:
 
     def __init__(self, svdir: str, environ: dict[str, str], uid: int) -> None:
         self.svdir = os.path.realpath(svdir)
-        scan = f"{os.path.basename(self.svdir) or 'root'}-{crc32(self.svdir.encode()):08x}"
+        scan = f"{os.path.basename(self.svdir) or 'root'}-{crc32(os.fsencode(self.svdir)):08x}"
         self.runtime: str | None = None
         if uid == 0:
             self.runtime = f"/run/ljsv/{scan}"

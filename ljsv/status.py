@@ -97,7 +97,7 @@ def read_detail(supervise: str) -> dict[str, str]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
-        return parse_detail(os.read(fd, 65536).decode(errors="replace"))
+        return parse_detail(os.read(fd, 65536).decode(errors="surrogateescape"))
     finally:
         os.close(fd)
 

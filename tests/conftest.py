@@ -157,7 +157,7 @@ class Tree:
         options = {"stdin": subprocess.DEVNULL, "cwd": self.root} | options
         return subprocess.run(
             [*self._prefix(str(options["cwd"])), *argv], env=self.env | options.pop("env", {}), timeout=timeout_s,
-            capture_output=True, text=True, check=False, **self._as_user(), **options,
+            capture_output=True, text=True, errors="surrogateescape", check=False, **self._as_user(), **options,
         )
 
     def _as_user(self) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class Tree:
     def detail(self, name: str) -> dict[str, str]:
         """The pairs of `supervise/detail`."""
         try:
-            text = (self.supervise(name) / "detail").read_text()
+            text = (self.supervise(name) / "detail").read_text(errors="surrogateescape")
         except OSError:
             return {}
         return dict(line.split(" ", 1) for line in text.split("\n") if line)

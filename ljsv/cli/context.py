@@ -215,7 +215,7 @@ class Context:
         if not _is_read(f"{self.places.scanner}/control"):
             return {}
         try:
-            with open(f"{self.places.scanner}/problems") as file:
+            with open(f"{self.places.scanner}/problems", errors="surrogateescape") as file:
                 return status.parse_detail(file.read(1 << 20))
         except OSError:
             return {}

@@ -170,7 +170,6 @@ def _list_files(image: StoredImage) -> int:
 
     lister = subprocess.Popen([find_tool("unsquashfs", "squashfs-tools"), "-UTC", "-lln", "-d", "", image.path], stdout=subprocess.PIPE, text=True, errors="surrogateescape")
     assert lister.stdout is not None
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     is_terminal = sys.stdout.isatty()
     for line in lister.stdout:
         print(f"{printable(line[:-1])}\n" if is_terminal else line, end="")

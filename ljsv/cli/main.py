@@ -78,6 +78,8 @@ def main() -> int:
 
         be_init(sys.argv[1:] if name in INIT_NAMES else sys.argv[2:])
     open_standard_files()
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a path need not be UTF-8
     try:
         code = _run(["init"] * (name in INIT_NAMES) + [name] * (name in BY_NAME) + sys.argv[1:])
         if sys.stdout:

@@ -224,7 +224,6 @@ def _diff(options: Options) -> int:
         print(json.dumps([{"change": change, "path": shown} for change, shown in found], indent=2))
         return EXIT_OK
     is_terminal = sys.stdout.isatty()
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     for change, shown in found:  # whatever the service has called its files
         print(f"{change[0].upper()} {printable(shown) if is_terminal else shown}")
     return EXIT_OK

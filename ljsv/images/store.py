@@ -204,7 +204,7 @@ class Store:
         """Keep these images for `owner` (any text of one line), in place of those it had pinned before; none: let go. With a `folder`
         (an absolute path) only until that is deleted.
         """
-        path = f"{self.path}/{PINS}/{hashlib.sha256(owner.encode()).hexdigest()[:32]}"
+        path = f"{self.path}/{PINS}/{hashlib.sha256(os.fsencode(owner)).hexdigest()[:32]}"
         with self._locked(fcntl.LOCK_SH):
             if not digests:
                 with contextlib.suppress(FileNotFoundError):
@@ -212,7 +212,7 @@ class Store:
                 return
             fd, temporary = tempfile.mkstemp(prefix=".new-", dir=os.path.dirname(path))
             try:
-                os.write(fd, "\n".join((owner, *digests, folder, "")).encode())
+                os.write(fd, "\n".join((owner, *digests, folder, "")).encode(errors="surrogateescape"))
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -220,7 +220,7 @@ class Store:
 
     def _read_pin(self, name: str) -> tuple[str, list[str], str]:
         """(owner, digests, folder or "")."""
-        with open(f"{self.path}/{PINS}/{name}") as file:
+        with open(f"{self.path}/{PINS}/{name}", errors="surrogateescape") as file:
             owner, *lines = file.read(PIN_MAX).splitlines() or [""]
         folder = next((line for line in lines if line.startswith("/")), "")
         return owner, [line for line in lines if line and line != folder], folder

@@ -130,7 +130,7 @@ def take_ids(key: str, wanted_slot: int = -1, *, is_range: bool = False, is_host
     if is_host or not is_root():
         return preview_ids(key, is_range=is_range, is_host=is_host), -1
     os.makedirs(SLOT_DIRECTORY, mode=0o700, exist_ok=True)
-    start = wanted_slot if wanted_slot >= 0 else crc32(key.encode()) % SLOTS
+    start = wanted_slot if wanted_slot >= 0 else crc32(os.fsencode(key)) % SLOTS
     for offset in range(SLOTS):
         slot = (start + offset) % SLOTS
         fd = _hold(f"{SLOT_DIRECTORY}/{slot}", os.O_CREAT)
@@ -173,7 +173,7 @@ def preview_ids(key: str, *, is_range: bool = False, is_host: bool = False) -> I
     if is_host:
         return host_ids(key)
     if is_root():
-        return range_of(crc32(key.encode()) % SLOTS)
+        return range_of(crc32(os.fsencode(key)) % SLOTS)
     if is_range:
         return subordinate_range(os.geteuid(), os.getegid())
     return one_id(os.geteuid(), os.getegid())

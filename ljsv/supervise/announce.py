@@ -54,7 +54,7 @@ class Announcer:
         detail = machine_detail(machine, pid) | extra
         told = _without_process(detail)
         changed = told != self._told
-        self._write("detail", status.format_detail(detail).encode())
+        self._write("detail", status.format_detail(detail).encode(errors="surrogateescape"))
         changed |= self._write("pid", f"{pid}\n".encode() if pid else b"")
         changed |= self._write("stat", record.stat_text(want_exit=machine.is_exiting).encode())
         changed |= self._write("status", record.pack())

@@ -150,7 +150,7 @@ def _watch_memory(wakers: list[tuple[int, int]], group: str, seen: int) -> bool:
 
 
 def _write_detail(folder: str, detail: dict[str, str]) -> None:
-    status.write_by_rename(folder, "detail", status.format_detail(detail).encode())
+    status.write_by_rename(folder, "detail", status.format_detail(detail).encode(errors="surrogateescape"))
 
 
 def wake(held: Held, directory: SuperviseDirectory, events: Events, sleep_after: float) -> float:

@@ -44,7 +44,7 @@ def launch_scanner(svdir: str) -> None:
         os.close(ready_r)
         _reap()
     if answer != READY:
-        message, _, hint = answer.decode(errors="replace").partition("\n")
+        message, _, hint = answer.decode(errors="surrogateescape").partition("\n")
         raise Fault("cannot start a scanner", message or "it ended without a word", hint=hint or f"ljsv --svdir {quote(svdir)} scan")
 
 

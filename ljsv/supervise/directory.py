@@ -174,7 +174,7 @@ class SuperviseDirectory:
             for name in ("jail", "exit", "detail", "good", "staging", "log.fifo"):
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self.path}/{name}")
-        owner = f"{self._identity}\n{self._service_path}\n".encode()
+        owner = f"{self._identity}\n{self._service_path}\n".encode(errors="surrogateescape")
         if _read_owner_file(self.path) != owner:  # or there need not be room for it
             status.write_by_rename(self.path, OWNER_FILE, owner, 0o600)
         with suppress(FileExistsError):

@@ -19,7 +19,7 @@ def notify(*lines: str) -> None:
     try:
         channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
         try:
-            channel.sendto("\n".join(lines).encode(), address)
+            channel.sendto("\n".join(lines).encode(errors="replace"), address)
         finally:
             channel.close()
     except OSError:

@@ -58,7 +58,7 @@ def supervise(
     except Fault as fault:
         events.send("cannot supervise", "error", fault=str(fault), hint=fault.hint)
         with suppress(OSError):
-            os.write(begun_fd, f"{fault}\n{fault.hint}".encode(errors="replace")[:4096])
+            os.write(begun_fd, f"{fault}\n{fault.hint}".encode(errors="surrogateescape")[:4096])
     except BaseException as error:  # noqa: BLE001 - the last word of a process that must not return
         events.send("supervisor failed", "error", cause=repr(error), trace=traceback.format_exc(limit=-4))
     finally:

@@ -64,13 +64,13 @@ class JailRecord:
     def write(self, directory: str) -> None:
         """Replace `jail` in the supervise directory."""
         text = "".join(f"{name} {getattr(self, name)}\n" for name in self.__dataclass_fields__)
-        status.write_by_rename(directory, "jail", text.encode(), 0o600)
+        status.write_by_rename(directory, "jail", text.encode(errors="surrogateescape"), 0o600)
 
 
 def read_jail_record(directory: str) -> JailRecord | None:
     """The record, or None where there is none or it makes no sense."""
     try:
-        pairs = status.parse_detail(files.read_some(f"{directory}/jail", 4096).decode())
+        pairs = status.parse_detail(files.read_some(f"{directory}/jail", 4096).decode(errors="surrogateescape"))
         values: dict[str, Any] = {name: text if name in _WORDS else int(text) for name, text in pairs.items()}
         return JailRecord(**values)
     except (OSError, ValueError, KeyError, TypeError):

@@ -634,13 +634,13 @@ class Scanner:
         text += "".join(f"{name} waits for the end of the service that had this name\n" for name in sorted(self.waiting))
         if text != self._problems:
             with suppress(OSError):
-                status.write_by_rename(self.places.scanner, "problems", text.encode())
+                status.write_by_rename(self.places.scanner, "problems", text.encode(errors="surrogateescape"))
                 self._problems = text
                 tell_subscribers(f"{self.places.scanner}/event", b"p")
 
     def _read_exited(self) -> set[str]:
         """The names that the scanner before us has left alone, since their supervisors were told to exit."""
-        with suppress(OSError), open(f"{self.places.scanner}/problems", errors="replace") as file:
+        with suppress(OSError), open(f"{self.places.scanner}/problems", errors="surrogateescape") as file:
             return {name for name, _, problem in (line.rstrip("\n").partition(" ") for line in file) if problem == TOLD_TO_EXIT}
         return set()
 
@@ -677,7 +677,7 @@ def main() -> int:
         return ESSENTIAL_FAILED if code == EXIT_NOT_REACHED else code
     except Fault as fault:
         with suppress(OSError):
-            os.write(ready_fd, f"{fault}\n{fault.hint}".encode(errors="replace"))
+            os.write(ready_fd, f"{fault}\n{fault.hint}".encode(errors="surrogateescape"))
         return fault.exit_code
 
 

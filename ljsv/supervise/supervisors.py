@@ -320,7 +320,7 @@ class Supervisors:
             files.take_lock(dir_fd)  # or not: then supervise/lock decides, see spawn
             supervise(inherited, entry.name, dir_fd, begun_fd=begun_w, lost=lost, sleep_after=inherited.settings.sleep_after)
         except OSError as error:
-            os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self._places.svdir}/{entry.name}')}".encode())
+            os.write(begun_w, f"cannot open the service directory: {entry.name}: {error.strerror}\nls -ld {quote(f'{self._places.svdir}/{entry.name}')}".encode(errors="surrogateescape"))
         finally:
             os._exit(code)
 
@@ -334,7 +334,7 @@ class Supervisors:
         entry.begun_fd = -1
         self.release(entry)
         self.hold_control(entry)
-        entry.problem = " hint: ".join(line for line in text.decode(errors="replace").split("\n") if line)
+        entry.problem = " hint: ".join(line for line in text.decode(errors="surrogateescape").split("\n") if line)
         tell_subscribers(f"{self._places.scanner}/event", b"s")
 
     # ---- ending

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -30,6 +31,25 @@ def test_symlink_to_a_directory_counts(scanning: Tree) -> None:
     (scanning.sv / "api").unlink()
     wait_for(lambda: not is_alive(pid), "the service to end")
     wait_for(lambda: "0 services" in scanning.ljsv("status").stdout, "status to forget it")
+
+
+def test_a_path_that_is_not_utf_8(tree: Tree) -> None:
+    """Behind a symlink, and as the scan directory; a supervisor that is killed is followed by one that knows its jail."""
+    place = os.fsdecode(os.fsencode(tree.root) + b"/lat\xe9in")
+    os.mkdir(place)
+    os.chown(place, tree.uid, tree.uid)
+    tree.write("web").rename(f"{place}/web")
+    (tree.sv / "web").symlink_to(f"{place}/web")
+    tree.ljsv("up", "web")
+    pid, supervisor = tree.pid("web"), tree.supervisor_pid("web")
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: tree.supervisor_pid("web") not in {0, supervisor}, "the next supervisor")
+    assert (tree.state("web"), tree.pid("web")) == ("ready", pid)
+    shown = json.loads(tree.ljsv("status", "web", "--json").stdout)
+    assert shown[0]["directory"] == f"{place}/web"
+    tree.ljsv("exit", "--all")
+    assert "ok: web: ready" in tree.ljsv("up", "web", env={"SVDIR": place}).stdout
+    tree.ljsv("exit", "--all", env={"SVDIR": place})
 
 
 def test_hidden_name_is_ignored_until_it_is_renamed(scanning: Tree) -> None:
