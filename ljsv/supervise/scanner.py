@@ -47,7 +47,7 @@ from ljsv.supervise.process import Inherited
 from ljsv.supervise.settle import BELOW_QUIET_S, Settling
 from ljsv.supervise.supervisors import STOP_TRIES, TOLD_TO_EXIT, Entry, Identity, Supervisors
 from ljsv.supervise.sweep import sweep
-from ljsv.supervise.watch import RUNTIME_MASK, SCAN_MASK, Change, Watch
+from ljsv.supervise.watch import PARENT_MASK, RUNTIME_MASK, SCAN_MASK, Change, Watch
 
 RUNTIME_NAMES = frozenset({"", SCANNER_DIR, "control", "events", "event", "pid"})
 SERVICES_MAX = 10_000
@@ -76,7 +76,7 @@ class Scanner:
         self.waiting: set[str] = set()  # names whose directory waits for the end of one before it
         self.exit_code: int | None = None
         self.is_ready = False
-        self.scan_watch = -1
+        self.scan_watch = self.parent_watch = -1
         self.runtime_watches: set[int] = set()
         self.control_fd = self.events_fd = -1
         self.groups = Tree()
@@ -116,6 +116,8 @@ class Scanner:
             self.loop.on_signal(number, callback)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)
         self.loop.watch(self.watch.fd, self._read_watch)
+        with suppress(OSError):  # not ours to read: then only a rename is seen
+            self.parent_watch = self.watch.add(os.path.dirname(self.places.svdir), PARENT_MASK)
         self.scan_watch = self.watch.add_fd(self.scan_fd, SCAN_MASK)
         _warm_up()
         load_whole("ljsv", "ljsv.linux", "ljsv.service", "ljsv.jail", "ljsv.supervise")
@@ -278,6 +280,9 @@ class Scanner:
                 elif is_service_name(change.name):
                     dirty.add(change.name)
                     (arrived.add if change.moved_in else arrived.discard)(change.name)
+            elif change.watch == self.parent_watch:
+                if change.name == os.path.basename(self.places.svdir):
+                    self._check_svdir()
             elif change.watch in self.runtime_watches:
                 if change.name in RUNTIME_NAMES or change.name in self._folder_names():
                     self.loop.set_timer("runtime", now() + RUNTIME_QUIET_S, self._mend_runtime)
@@ -617,6 +622,9 @@ class Scanner:
 
     def _mend_runtime(self) -> None:
         """Somebody deleted something of the runtime directory: make ours again, and have every supervisor look at its own."""
+        self._check_svdir()
+        if self.supervisors.is_stopping:
+            return  # without a runtime directory it is in the scan directory, which would be made anew
         if not all(os.path.exists(f"{self.places.scanner}/{name}") for name in ("control", "events", "event", "pid")):
             try:
                 self._make_runtime()

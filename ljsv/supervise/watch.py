@@ -20,6 +20,7 @@ if hasattr(inotify_simple, "_libc") and inotify_simple._libc is None:
 
 F = inotify_simple.flags
 SCAN_MASK = F.CREATE | F.DELETE | F.MOVED_FROM | F.MOVED_TO | F.DELETE_SELF | F.MOVE_SELF | F.ONLYDIR
+PARENT_MASK = F.DELETE | F.ONLYDIR  # what is deleted while somebody has it open does not hear of it itself
 SERVICE_MASK = F.CLOSE_WRITE | F.CREATE | F.DELETE | F.MOVED_FROM | F.MOVED_TO | F.ATTRIB | F.ONLYDIR
 SETTLE_MASK = SERVICE_MASK | F.MODIFY
 RUNTIME_MASK = F.DELETE | F.DELETE_SELF | F.MOVE_SELF | F.MOVED_FROM | F.ONLYDIR

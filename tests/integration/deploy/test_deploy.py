@@ -339,16 +339,34 @@ def test_unreadable_service_directory_hurts_nobody_else(scanning: Tree) -> None:
     wait_for(lambda: scanning.supervisor_pid("a") not in {0, supervisor}, "a to be supervised again", 60)
 
 
-def test_scan_directory_renamed_or_deleted_ends_the_scanner(scanning: Tree) -> None:
-    """Everything is stopped, and a new scan directory can be used at once."""
-    scanning.add("a")
-    pid = int(scanning.wait_state("a", "ready")["pid"])
-    scanning.sv.rename(scanning.root / "old")
-    wait_for(lambda: not is_alive(pid), "the service to end")
-    scanning.sv.mkdir()
-    os.chown(scanning.sv, scanning.uid, scanning.uid)
-    scanning.add("b")
-    wait_for(lambda: scanning.ljsv("up", "b", code=None).returncode == 0, "a new tree")
+@pytest.mark.parametrize("how", ["renamed", "deleted", "empty"])
+def test_scan_directory_renamed_or_deleted_ends_the_scanner(tree: Tree, how: str) -> None:
+    """Everything is stopped, nothing of it is made again, and a new scan directory can be used at once."""
+    take_scan_directory_away(tree, how)
+
+
+@pytest.mark.parametrize("how", ["renamed", "deleted", "empty"])
+def test_plain_scan_directory_renamed_or_deleted_ends_the_scanner(plain_tree: Tree, how: str) -> None:
+    """The same where the scanner's own folder is in it."""
+    take_scan_directory_away(plain_tree, how)
+
+
+def take_scan_directory_away(tree: Tree, how: str) -> None:
+    tree.ljsv("scan", "--daemon")
+    scanner, pid = scanner_pid(tree), 0
+    if how != "empty":
+        tree.add("a")
+        pid = int(tree.wait_state("a", "ready")["pid"])
+    if how == "renamed":
+        tree.sv.rename(tree.root / "old")
+    else:
+        wait_for(lambda: tree.run("rm", "-rf", str(tree.sv)).returncode == 0, "nothing to be written while it is deleted")
+    wait_for(lambda: not is_alive(scanner) and not (pid and is_alive(pid)), "the scanner and its service to end")
+    assert not tree.sv.exists()
+    tree.sv.mkdir()
+    os.chown(tree.sv, tree.uid, tree.uid)
+    tree.add("b")
+    wait_for(lambda: tree.ljsv("up", "b", code=None).returncode == 0, "a new tree")
 
 
 def test_log_follows_a_rename_to_a_name_that_had_one(scanning: Tree) -> None:
