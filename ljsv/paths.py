@@ -135,7 +135,7 @@ def find_svdir(option: str, environ: dict[str, str], uid: int) -> tuple[str, str
 
 def _trust_hint(path: str, why: str) -> str:
     if "may write" in why:
-        return f"chmod go-w {path}"
+        return f"chmod go-w {quote(path)}"
     if "belongs" in why:
-        return f"chown root: {path}"
-    return f"mkdir -p {path}" if "No such" in why else ""
+        return f"chown root: {quote(path)}"
+    return f"{'mkdir -p' if 'No such' in why else 'ls -ld'} {quote(path)}"

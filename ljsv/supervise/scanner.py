@@ -200,7 +200,9 @@ class Scanner:
             me = f"{os.getpid()} {process.read_start_time(os.getpid())}\n"
             status.write_by_rename(folder, "pid", me.encode())
         except OSError as error:
-            raise Fault.from_os("cannot make the scanner's folder", error, hint=f"df {quote(folder)}; ls -ld {quote(folder)}") from None
+            place = os.path.dirname(folder)
+            hint = f"df {quote(place)}; ls -ld {quote(place)}" + ("" if self.places.runtime else "  # or set XDG_RUNTIME_DIR: then it is there")
+            raise Fault.from_os("cannot make the scanner's folder", error, hint=hint) from None
         watched = [folder, *([self.places.runtime] if self.places.runtime else [])]
         self.runtime_watches = {self.watch.add(path, RUNTIME_MASK) for path in watched} - {-1}
 
