@@ -46,6 +46,8 @@ def explain_failure(spec: JailSpec, failure: tuple[str, ...], *, is_served: bool
         hint = f"who may enter and read it? namei -l {quote(place)}"
     elif number in {errno.EPERM, errno.ENOSPC} and "namespace" in stage:
         hint = "ljsv doctor"
+    elif number == errno.EMFILE:
+        hint = "ulimit -Hn 65536  # before the scanner is started; in a unit: LimitNOFILE=65536"
     elif number in FULL:
         hint = f"df {quote(name.split(' ')[0] or where)}"
     is_replaced = spec.base_kind == HOST and stage == STAGE_BIND and number == errno.ENOENT  # useradd puts another /etc/group in its place

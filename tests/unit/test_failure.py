@@ -26,3 +26,4 @@ def test_what_passes_is_tried_again(kind: str, stage: str, number: int, *, is_tr
     fault = explain_failure(spec, (stage, str(number), os.strerror(number), "/etc/group at /etc/group"))
     assert fault.is_transient is is_transient
     assert str(fault) == f"cannot {stage}: /etc/group at /etc/group: {os.strerror(number)}"
+    assert ("ulimit" in fault.hint) == (number == errno.EMFILE)
