@@ -301,12 +301,15 @@ class Scanner:
         for entry in touched.values():
             self.supervisors.tell(entry, signal.SIGHUP)
 
+    def _has_svdir(self) -> bool:
+        """Whether the scan directory is still ours to scan: neither deleted nor renamed."""
+        try:
+            return os.path.samestat(os.stat(self.places.svdir), os.fstat(self.scan_fd))
+        except OSError:
+            return False
+
     def _check_svdir(self) -> None:
-        """The scan directory itself was deleted or renamed: nothing here is ours to scan any more."""
-        with suppress(OSError):
-            if os.path.samestat(os.stat(self.places.svdir), os.fstat(self.scan_fd)):
-                return
-        if not self.supervisors.is_stopping:
+        if not self._has_svdir() and not self.supervisors.is_stopping:
             self.events.send("the scan directory is gone: stopping everything", "error", svdir=self.places.svdir)
             self._stop_everything(EXIT_SYSTEM)
 
@@ -624,9 +627,9 @@ class Scanner:
 
     def _mend_runtime(self) -> None:
         """Somebody deleted something of the runtime directory: make ours again, and have every supervisor look at its own."""
-        self._check_svdir()
-        if self.supervisors.is_stopping:
-            return  # without a runtime directory it is in the scan directory, which would be made anew
+        if not self.places.runtime and not self._has_svdir():
+            self._check_svdir()  # our folder is in there: with it the scan directory would be made again
+            return
         if not all(os.path.exists(f"{self.places.scanner}/{name}") for name in ("control", "events", "event", "pid")):
             try:
                 self._make_runtime()
