@@ -15,7 +15,9 @@ from ljsv.jail.spec import DIRECTORY, HOST, IMAGE, SERVICE_AT, JailSpec
 STAGE_BIND = "bind"
 STAGE_EXEC = "start"
 STAGE_FAULT = "fault"
+SERVER_GONE = ("read the image", str(errno.ENOTCONN))  # the report of a jail whose image nobody serves any more
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+UNSERVED = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EBUSY, errno.EINTR, errno.ENODEV}) | FULL  # ENODEV: its control group was removed
 
 
@@ -33,7 +35,7 @@ def explain_failure(spec: JailSpec, failure: tuple[str, ...], *, is_served: bool
     hint = f"see {spec.origin}; ljsv explain {quote(spec.name)}" if spec.directory else "ljexec --explain shows each step"
     action = f"cannot {stage}"
     exit_code = EXIT_NOT_BUILT
-    if is_served and number in {errno.ENOTCONN, errno.ECONNABORTED}:
+    if is_served and number in UNSERVED:
         name, cause = spec.base_path, "the program that serves it has ended: it is damaged, or not what squashfuse can read"
         hint = f"unsquashfs -s {quote(spec.base_path)}; ljsv doctor"
     elif spec.base_kind == IMAGE and number == errno.EIO:
@@ -50,8 +52,9 @@ def explain_failure(spec: JailSpec, failure: tuple[str, ...], *, is_served: bool
         hint = "ulimit -Hn 65536  # before the scanner is started; in a unit: LimitNOFILE=65536"
     elif number in FULL:
         hint = f"df {quote(name.split(' ')[0] or where)}"
+    is_gone = is_served and number in UNSERVED  # its server may have been killed
     is_replaced = spec.base_kind == HOST and stage == STAGE_BIND and number == errno.ENOENT  # useradd puts another /etc/group in its place
-    return Fault(action, name, cause, hint=hint, exit_code=exit_code, is_transient=is_replaced or number in TRANSIENT)
+    return Fault(action, name, cause, hint=hint, exit_code=exit_code, is_transient=is_gone or is_replaced or number in TRANSIENT)
 
 
 def _explain_exec(spec: JailSpec, number: int, cause: str, name: str) -> tuple[str, str, str, int]:

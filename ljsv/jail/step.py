@@ -144,6 +144,8 @@ def open_target(root_fd: int, path: str, *, is_directory: bool, follow: bool, de
     except FileNotFoundError:
         if depth > LINKS_MAX:
             raise
+        if path == "/":  # of a damaged image
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path) from None
     except OSError as error:
         if error.errno == errno.ELOOP and not follow:
             raise OSError(errno.ELOOP, "is a symlink in the base; it has to be a directory", path) from None

@@ -16,7 +16,7 @@ from dataclasses import replace
 from ljsv.errors import Fault, quote
 from ljsv.jail import builder, enter, ids, launch
 from ljsv.jail.builder import Wiring
-from ljsv.jail.failure import STAGE_EXEC
+from ljsv.jail.failure import SERVER_GONE, STAGE_EXEC
 from ljsv.jail.launch import Launch
 from ljsv.linux import process
 from ljsv.supervise import record
@@ -85,8 +85,10 @@ class ServiceJail:
         self.spec: JailSpec | None = None  # of the jail begun last, not of one that was adopted
         self._log_inode = 0
         self._jail_fd = self._service_fd = self._server_fd = self._exit_fd = -1
+        self._server_pid = 0  # of the jail begun last
         self._slot = -1
         self._was_over = False
+        self.end_reason = ""  # why we ended it
 
     @property
     def is_alive(self) -> bool:
@@ -121,7 +123,8 @@ class ServiceJail:
         `is_drained`: pid 1 stays until what is in the log's FIFO has been
         read; a log service, which may be down, is not waited for.
         """
-        self.fault, self.failed_stage = None, ""
+        self.fault, self.failed_stage, self.end_reason = None, "", ""
+        self._server_pid = 0
         stdin_fd, stdout_fd = standard_fds
         exit_fd = cgroup_fd = -1
         id_map, slot_fd = ids.take_ids(spec.directory, self._slot, is_range=spec.is_range, is_host=spec.is_privileged)
@@ -180,18 +183,20 @@ class ServiceJail:
         is_open = jail.read_report()
         if jail.service_pid and self._service_fd < 0 and not self.service_pid:
             self._found_service(jail)
-        if jail.server and self._server_fd < 0:
+        if jail.server and jail.server.pid != self._server_pid:
             self._found_server(jail.server)
-        if is_open:
-            return
+        if not is_open:
+            self._close_launch(jail)
+            if self.script == RUN and not self.fault:
+                self._on_executed()
+
+    def _close_launch(self, jail: Launch) -> None:
+        """Nothing more is reported."""
         self._loop.forget(jail.channel_fd)
+        if jail.failure:
+            self.fault, self.failed_stage = jail.explain_failure(), jail.failure[0]  # while it can be asked
         jail.close()
         self._launch = None
-        if jail.failure:
-            self.fault = jail.explain_failure()
-            self.failed_stage = jail.failure[0]
-        elif self.script == RUN and not self.fault:
-            self._on_executed()
 
     def _found_service(self, jail: Launch) -> None:
         """The builder has said who it is: write the record, then give the go."""
@@ -219,7 +224,7 @@ class ServiceJail:
 
     def _found_server(self, server: Launch) -> None:
         """The program that serves the jail's image: recorded, since its end is the jail's."""
-        self._server_fd = server.pidfd
+        self._server_fd, self._server_pid = server.pidfd, server.pid
         self._loop.watch(self._server_fd, self._server_ended)
         if self.record:
             self.record = replace(self.record, server_pid=server.pid, server_start_time=process.read_start_time(server.pid))
@@ -335,6 +340,9 @@ class ServiceJail:
         """Nothing can be read from the image any more: the jail ends like a crash."""
         self._close_server()
         if self.is_alive and not (self.record and process.is_exiting(self.record.pid)):  # that of a jail that ends by itself may be gone a moment before it
+            self.end_reason = "the program that serves its image has ended"
+            if self._launch and not self._launch.failure:
+                self._launch.failure = SERVER_GONE
             self._events.send("the program that serves the image has ended: killing the jail", "error")
             self.kill()
 
@@ -351,9 +359,7 @@ class ServiceJail:
         """Pid 1 of the jail is gone, and so is everything that was in it."""
         self._read_report()
         if self._launch:  # its end of file has not come: take it as it is
-            self._loop.forget(self._launch.channel_fd)
-            self._launch.close()
-            self._launch = None
+            self._close_launch(self._launch)
         self._loop.forget(self._jail_fd)
         with suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, self._jail_fd, os.WEXITED | os.WNOHANG)

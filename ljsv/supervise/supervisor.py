@@ -570,7 +570,7 @@ class Supervisor:
         fault = self.jail.fault
         self.is_dirty = True
         memory = self.group.ended()
-        self.deaths.reason = self.deaths.reason or memory
+        self.deaths.reason = self.deaths.reason or memory or self.jail.end_reason
         self.scripts.cancel()
         self.readiness.end()
         self.logs.pump()

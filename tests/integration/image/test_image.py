@@ -167,7 +167,42 @@ def test_end_of_the_server_is_the_end_of_its_jail(tree: Tree, squashfs: Path) ->
         os.kill(server, signal.SIGKILL)
         wait_for(lambda pid=pid: tree.pid("a") not in {0, pid} and tree.state("a") == "ready", "the next run")
         assert tree.detail("a")["end"].split()[0] == "-1"  # KILL, or BUS when a page of its program was missing first
+        assert "the program that serves its image has ended" in tree.ljsv("why", "a").stdout
         pid = tree.pid("a")
+
+
+def test_why_a_service_on_an_image_cannot_start(tree: Tree, squashfs: Path) -> None:
+    """What the builder says of it is told, and it is not tried again."""
+    tree.ljsv("scan", "--daemon")
+    tree.add("a", "#!/bin/sh\nexec sleep 1000", f'base = "{squashfs}"\nuser = "nosuch"\n')
+    tree.add("b", "#!/bin/bash\nexec sleep 1000", f'base = "{squashfs}"\n')
+    assert "the jail has no user nosuch" in tree.wait_state("a", "failed")["fault"]
+    assert "the jail has no /bin/bash" in tree.wait_state("b", "failed")["fault"]
+    assert "error in the supervisor's loop" not in tree.events()
+
+
+@pytest.mark.parametrize("where", ["compression", "inodes"])
+def test_services_on_a_damaged_image(tree: Tree, squashfs: Path, where: str) -> None:
+    """Each says so, is never ready, and is stopped at once; also where what serves it ends while the jail is built."""
+    broken = bytearray(squashfs.read_bytes())
+    if where == "compression":
+        broken[20] = ord("c")
+    else:
+        inodes = int.from_bytes(broken[64:72], "little")
+        broken[inodes : inodes + 64] = bytes(64)
+    squashfs.write_bytes(broken)
+    tree.ljsv("scan", "--daemon")
+    names = [f"s{number}" for number in range(6)]
+    for name in names:
+        tree.add(name, "#!/bin/sh\nexec sleep 1000", f'base = "{squashfs}"\n')
+    for name in names:
+        assert str(squashfs) in tree.wait_state(name, "failed", "backoff")["fault"]
+    time.sleep(2)
+    assert {tree.state(name) for name in names} <= {"failed", "backoff", "starting"}
+    assert "error in the supervisor's loop" not in tree.events()
+    by_hand = tree.run("ljexec", "--image", str(squashfs), "--", "true")
+    assert by_hand.returncode == 125 and "Recursion" not in by_hand.stderr
+    tree.ljsv("exit", "--all")
 
 
 def test_a_server_that_hangs_goes_with_ljexec(tree: Tree, squashfs: Path) -> None:
