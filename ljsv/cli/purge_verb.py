@@ -31,8 +31,8 @@ def run(_verb: str, options: Options) -> int:
             print(f"ok: {name}: nothing to delete")
             continue
         confirm(options, f"delete {' '.join(found)}")
-        _let_go_of_images(context, name)
         with hold_all([*_overlays(context, name)]):
+            _let_go_of_images(context, name)
             for path in found:
                 delete(path)
         print(f"ok: {name}: deleted {' '.join(found)}")

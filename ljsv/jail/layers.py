@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from ljsv.errors import Fault, quote
-from ljsv.jail.outside import LAYERS, UPPER, WORK
+from ljsv.jail.outside import LAYERS, UPPER, WORK, refuse_foreign
 from ljsv.jail.overlay import delete
 from ljsv.jail.owner import run_as_owner
 from ljsv.service.generations import fsync_directory, locked, read_generations, write_durably
@@ -81,6 +81,11 @@ def wait_for_lock(overlay: str) -> int:
     for _ in range(LOCK_TRIES):
         with suppress(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                refuse_foreign(fd, overlay)
+            except Fault:
+                os.close(fd)
+                raise
             return fd
         time.sleep(LOCK_PAUSE_S)
     os.close(fd)

@@ -29,6 +29,8 @@ HOLD_TRIES, HOLD_AGAIN_S = 20, 0.005
 NODES = "devices"  # where those that we have made are, in the scratch
 SQUASHFS_BLOCK = 4096  # it reads in blocks of its device, of at least 1,024 bytes
 KEPT_THERE = frozenset({UPPER, WORK, ASIDE, LAYERS})
+OF_KERNEL = frozenset({"work", "index", "incompat"})  # what overlayfs makes in work/ (fs/overlayfs/super.c), directories of mode 000
+OF_DISK = "lost+found"
 
 
 class CloneTree(Step):
@@ -177,6 +179,7 @@ class MakeOverlay(Step):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Fault("cannot use the overlay", self.path, "another jail uses it", hint=f"fuser -v {quote(self.path)}  # or name another directory", is_transient=True) from None
+        refuse_foreign(fd, self.path)
         if entry.st_mode & 0o077:
             self._close(fd, stat.S_IMODE(entry.st_mode))
         mode = os.stat(self.like).st_mode & 0o7777 if self.like else 0o755
@@ -189,7 +192,6 @@ class MakeOverlay(Step):
                 continue
             os.chmod(name, wanted, dir_fd=fd)
 
-
     def _close(self, fd: int, mode: int) -> None:
         """Nobody but its owner may enter; a directory that holds something else is not ours to close."""
         others = sorted(set(os.listdir(fd)) - KEPT_THERE)
@@ -197,6 +199,50 @@ class MakeOverlay(Step):
             cause = f"others may enter it (mode {mode:04o}), and it holds more than an overlay ({others[0]})"
             raise Fault("cannot use the overlay", self.path, cause, hint=f"name a directory of its own: {quote(f'{self.path}/overlay')}")
         os.fchmod(fd, 0o700)
+
+
+def refuse_foreign(fd: int, path: str) -> None:
+    """Fault where the directory is not an overlay's: what is in it would be taken for work/, and overlayfs empties that."""
+    foreign = _find_foreign(fd)
+    if foreign:
+        cause = f"it holds more than an overlay ({foreign})"
+        raise Fault("cannot use the overlay", path, cause, hint=f"name a directory of its own: {quote(f'{path}/overlay')}")
+
+
+def _find_foreign(fd: int) -> str:
+    """What no overlay has made; "" where there is nothing, or overlayfs has been at work there."""
+    names = set(os.listdir(fd))
+    layers = _list(fd, LAYERS) if LAYERS in names else []
+    numbers = [name for name in layers if name.isdecimal()]
+    found = [_look_at_work(fd, f"{folder}{WORK}") for folder in ("", *(f"{LAYERS}/{number}/" for number in numbers))]
+    in_work = next((foreign for foreign, _ in found if foreign), "")
+    if in_work or any(is_of_kernel for _, is_of_kernel in found):
+        return in_work
+    others = sorted(names - KEPT_THERE - {OF_DISK}) if any(_list(fd, name) for name in (UPPER, ASIDE)) else []
+    in_layers = [f"{LAYERS}/{name}" for name in layers if not name.isdecimal() and not name.startswith(".new-")]
+    return next(iter((*others, *in_layers)), "")
+
+
+def _look_at_work(fd: int, path: str) -> tuple[str, bool]:
+    """(what overlayfs has not made in there, whether it has made something)."""
+    names = _list(fd, path)
+    made = [name for name in names if name in OF_KERNEL and not os.stat(f"{path}/{name}", dir_fd=fd, follow_symlinks=False).st_mode & 0o777]
+    empty = [name for name in names if name in OF_KERNEL and name not in made and not _list(fd, f"{path}/{name}", of_file=name)]
+    return next((f"{path}/{name}" for name in sorted(names) if name not in (*made, *empty)), ""), bool(made)
+
+
+def _list(fd: int, path: str, of_file: str = "") -> list[str]:
+    """What is in that directory; `of_file` for what is none, and nothing where it is not there or may not be looked at."""
+    try:
+        there = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except NotADirectoryError:
+        return [of_file] if of_file else []
+    except OSError:
+        return []
+    try:
+        return os.listdir(there)
+    finally:
+        os.close(there)
 
 
 def can_map(path: str, userns_fd: int, *, recursive: bool = True) -> bool:

@@ -14,18 +14,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from ljsv.errors import Fault, quote
-from ljsv.jail.outside import ASIDE, UPPER, WORK
+from ljsv.errors import EXIT_NOT_REACHED, Fault, quote
+from ljsv.jail.outside import ASIDE, UPPER, WORK, refuse_foreign
 
 
 def hold(path: str) -> int:
-    """A descriptor with the overlay's lock. Fault while a jail uses it; FileNotFoundError where there is none."""
+    """A descriptor with the overlay's lock. Fault while a jail uses it, and where it is none; FileNotFoundError where there is none."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        refuse_foreign(fd, path)
     except BlockingIOError:
         os.close(fd)
-        raise Fault("the overlay is in use", path, "a jail that uses it runs", hint="stop it first") from None
+        hint = f"fuser -v {quote(path)}  # shows whose; stop that first"
+        raise Fault("the overlay is in use", path, "a jail that uses it runs", hint=hint, exit_code=EXIT_NOT_REACHED) from None
+    except (OSError, Fault):
+        os.close(fd)
+        raise
     return fd
 
 

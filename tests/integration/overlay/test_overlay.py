@@ -280,3 +280,25 @@ def test_names_that_a_service_has_chosen_for_a_terminal(scanning: Tree) -> None:
     with Terminal(scanning, "ljsv", "overlay", "diff", "a") as terminal:
         terminal.wait_for("x\N{REPLACEMENT CHARACTER}y")
         assert "\x1b" not in terminal.shown
+
+
+@pytest.mark.parametrize("what", ["work/report", "work/work/draft", "layers/poster", "photos/one"])
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_directory_that_is_no_overlays_is_left_alone(scanning: Tree, what: str, mode: int) -> None:
+    """Whoever may enter it: overlayfs empties work/, and reset and purge delete what they take for a jail's."""
+    root, place = small_root(scanning), scanning.root / "proj"
+    kept = [place / what, place / "upper/body"]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    scanning.own(place)
+    place.chmod(mode)
+    done = scanning.run("ljexec", "--root", str(root), "--overlay-dir", str(place), "--", "true")
+    assert done.returncode == 125 and "holds more than an overlay" in done.stderr and what.split("/", maxsplit=1)[0] in done.stderr
+    scanning.add("a", rootfs=f'base = "{root}"\nwritable = "overlay"\noverlay = "{place}"\n')
+    assert "holds more than an overlay" in scanning.wait_state("a", "failed")["fault"]
+    scanning.ljsv("down", "a")
+    scanning.ljsv("overlay", "reset", "a", "--yes", code=None)
+    scanning.ljsv("exit", "a")
+    assert "holds more than an overlay" in scanning.ljsv("purge", "a", "--yes", code=None).stderr
+    assert all(path.read_text() == "mine" for path in kept)
