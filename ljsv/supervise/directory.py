@@ -20,6 +20,7 @@ from ljsv.errors import Fault, quote
 from ljsv.jail.failure import FULL
 from ljsv.linux import files
 
+SUPERVISE = "supervise"
 OWNER_FILE = "owner"
 OWNER_MAX = 8192
 MADE = "made"  # to the scanner: a control FIFO of NAME is another than before
@@ -88,6 +89,7 @@ class SuperviseDirectory:
         self._service_path = service_path
         self._dir_fd = dir_fd
         self._identity = identity
+        self._runtime = os.path.dirname(runtime) if runtime else ""
         self._plain = f"/proc/self/fd/{dir_fd}/supervise"
         self.path = folder or self._find(runtime)
         self.control_fd = self._ok_fd = self._lock_fd = -1
@@ -211,6 +213,20 @@ class SuperviseDirectory:
         except OSError:
             return True
         return (entry.st_dev, entry.st_ino) != self._id
+
+    def is_unlinked(self) -> bool:
+        """Whether our link to the runtime directory was deleted: nobody else finds what is there."""
+        if os.path.dirname(self.path) != self._runtime:
+            return False
+        try:
+            os.stat(SUPERVISE, dir_fd=self._dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return False
+
+    def link(self) -> None:
+        """Make it again. Fault where the service directory cannot be written."""
+        self._make_link(self.path)
 
     def give_up(self) -> None:
         """Not all that belongs into it could be made: it counts as lost."""

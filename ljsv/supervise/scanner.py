@@ -38,7 +38,7 @@ from ljsv.supervise.arrival import BELOW, TOO_LARGE, DirectoryWatches, look_at
 from ljsv.supervise.asleep import AWAKE, BUSY, IDLE
 from ljsv.supervise.attendants import Journal, Nursery
 from ljsv.supervise.command import ESSENTIAL_FAILED
-from ljsv.supervise.directory import MADE, format_identity, open_fifo, tell_subscribers
+from ljsv.supervise.directory import MADE, SUPERVISE, format_identity, open_fifo, tell_subscribers
 from ljsv.supervise.dormitory import HAND_OVER_MAX_S
 from ljsv.supervise.events import Events
 from ljsv.supervise.loop import Loop, now
@@ -494,7 +494,8 @@ class Scanner:
         if not entry.settling:
             if change.name in BELOW:
                 self.watches.add_below(entry, change.name)
-            return change.name in SERVICE_FILES or not change.name or self.watches.is_of_variables(change.watch)  # without a name: the directory itself
+            is_lost = change.is_removed and change.name == SUPERVISE
+            return is_lost or change.name in SERVICE_FILES or not change.name or self.watches.is_of_variables(change.watch)  # without a name: the directory itself
         moment = now()
         if change.watch == min(entry.watches, default=-1):  # the top level's watch is the entry's first
             entry.settling.top_change = moment

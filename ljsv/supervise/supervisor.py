@@ -442,6 +442,8 @@ class Supervisor:
         self._take_name()
         if self.directory.is_lost():
             self._mend_later()
+        elif self.directory.is_unlinked():
+            self.set_timer("link", now() + MEND_AFTER_S, self._link_again)
         before = str(self.source.edit_fault or "")
         seen, self._seen = self._seen, list_entries(self.dir_fd)
         if self.machine.state in {*table.ALIVE, status.BACKOFF} and not self.machine.is_fault:
@@ -677,6 +679,7 @@ class Supervisor:
 
     def hand_over(self) -> None:
         """Another supervisor, with the code that the scanner has, takes this service over. As if killed, but between two turns."""
+        self._living_directory()  # what it reads of the jail has to be there
         self._try_announce()
         os._exit(EXIT_HANDED_OVER)
 
@@ -756,6 +759,18 @@ class Supervisor:
         if not self.is_mending:  # else each announcement that fails would put it off
             self.is_mending = True
             self.set_timer("mend", now() + MEND_AFTER_S, self._make_directory_anew)
+
+    def _link_again(self) -> None:
+        """Only `supervise` itself was deleted."""
+        if not self.directory.is_unlinked() or not self.source.has("run"):
+            return
+        try:
+            self.directory.link()
+        except Fault as fault:
+            self.events.send("cannot link supervise", "error", fault=str(fault), hint=fault.hint)
+            return
+        self.events.send("supervise was deleted: it leads to the runtime directory again", "warning", path=self.directory.path)
+        tell_subscribers(f"{self.places.scanner}/event", b"s")  # who needs it could not find it
 
     def _living_directory(self) -> str:
         """The path of the supervise directory, made anew where it was deleted."""

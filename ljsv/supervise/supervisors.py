@@ -21,7 +21,7 @@ from ljsv.paths import trust_fault
 from ljsv.supervise import dormitory
 from ljsv.supervise.asleep import WAKE
 from ljsv.supervise.attendants import Dormitory, forget_signals
-from ljsv.supervise.directory import format_identity, tell_subscribers
+from ljsv.supervise.directory import format_identity, read_owner, tell_subscribers
 from ljsv.supervise.loop import now
 from ljsv.supervise.orphans import find_jails, mark_of
 from ljsv.supervise.process import Inherited, supervise
@@ -118,10 +118,16 @@ class Supervisors:
     def folder_of(self, entry: Entry) -> str:
         """Through the descriptor, also where the directory was moved away; its runtime folder outlives even its deletion."""
         path = f"/proc/self/fd/{entry.dir_fd}/supervise"
-        with suppress(OSError):  # no symlink, or none yet
+        try:
             folder = os.readlink(path)
             if self._places.runtime and os.path.dirname(folder) == self._places.runtime:
                 entry.folder = folder
+        except FileNotFoundError:  # none yet, or it was deleted
+            folder = self._places.runtime_of(entry.name) or ""
+            if folder and not entry.folder and read_owner(folder) == format_identity(entry.identity):
+                entry.folder = folder
+        except OSError:
+            pass  # no symlink
         return entry.folder or path
 
     # ---- beginning

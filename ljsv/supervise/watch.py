@@ -33,6 +33,7 @@ class Change(NamedTuple):
     watch: int
     name: str
     moved_in: bool
+    is_removed: bool
     is_new_directory: bool
     is_ended: bool
 
@@ -68,7 +69,8 @@ class Watch:
                 continue
             new_directory = bool(event.mask & F.ISDIR and event.mask & (F.CREATE | F.MOVED_TO))
             ended = bool(event.mask & F.IGNORED)
-            changes.append(Change(event.wd, event.name, bool(event.mask & F.MOVED_TO), new_directory, ended))
+            removed = bool(event.mask & (F.DELETE | F.MOVED_FROM))
+            changes.append(Change(event.wd, event.name, bool(event.mask & F.MOVED_TO), removed, new_directory, ended))
         return changes, has_overflowed
 
     def _read_bytes(self) -> bytes:

@@ -602,3 +602,51 @@ def test_all_of_many_sleep(sleepy: Tree) -> None:
     for name in names:
         sleepy.wait_state(name, "ready")
     wait_asleep(sleepy, *names)
+
+
+@pytest.mark.parametrize("then", ["wait", "upgrade", "scanner killed"])
+def test_supervise_is_deleted(sleepy: Tree, then: str) -> None:
+    """Only the link, of a service whose supervisor sleeps: it is there again, and its jail is never ended."""
+    sleepy.add("a", COUNTS)
+    pid = int(sleepy.wait_state("a", "ready")["pid"])
+    wait_asleep(sleepy, "a")
+    take_link_away(sleepy, then)
+    wait_for(lambda: sleepy.supervise("a").is_symlink(), "the link", 20)
+    wait_for(lambda: sleepy.state("a") == "ready" and sleepy.pid("a") == pid, "the service, as it was")
+    sleepy.ljsv("down", "a")
+
+
+@pytest.mark.awake
+@pytest.mark.parametrize("kind", ["link", "directory", "log"])
+@pytest.mark.parametrize("then", ["wait", "upgrade", "scanner killed"])
+def test_supervise_of_one_that_is_awake_is_deleted(tree: Tree, kind: str, then: str) -> None:
+    """The same, also where it is a directory, and of a log service."""
+    tree.ljsv("scan", "--daemon")
+    files = {"log__run": "#!/bin/sh\nexec cat >/dev/null\n"} if kind == "log" else {}
+    path = tree.write("a", COUNTS, **files)
+    if kind == "directory":
+        (path / "supervise").mkdir(mode=0o700)
+        os.chown(path / "supervise", tree.uid, tree.uid)
+    path.rename(tree.sv / "a")
+    pid = int(tree.wait_state("a", "ready")["pid"])
+    supervise = tree.sv / "a/log/supervise" if kind == "log" else tree.supervise("a")
+    if kind == "log":
+        wait_for(supervise.exists, "its log service")
+    take_link_away(tree, then, supervise)
+    wait_for((supervise / "control").exists, "supervise", 20)
+    wait_for(lambda: tree.state("a") == "ready" and tree.pid("a") == pid, "the service, as it was")
+    tree.ljsv("down", "a")
+
+
+def take_link_away(tree: Tree, then: str, supervise: Path | None = None) -> None:
+    supervise = supervise or tree.supervise("a")
+    if supervise.is_symlink():
+        supervise.unlink()
+    else:
+        shutil.rmtree(supervise)
+    if then == "upgrade":
+        time.sleep(0.5)
+        tree.ljsv("upgrade", code=None)
+    elif then == "scanner killed":
+        os.kill(scanner_pid(tree), signal.SIGKILL)
+        tree.ljsv("scan", "--daemon")
