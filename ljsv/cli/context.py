@@ -71,10 +71,20 @@ class Context:
         return self.look_around()[0]
 
     def look_around(self) -> tuple[list[str], list[Fault]]:
-        """The same, and what there is to say of each directory here that no scanner looks at for its name."""
+        """The same, and what there is to say of each directory here that no scanner looks at: for its name, or since it leads to where we may not look."""
+        names: list[str] = []
+        faults: list[Fault] = []
         with os.scandir(self.svdir) as listing:
-            names = sorted(item.name for item in listing if item.name[0] != "." and item.is_dir())
-        return [name for name in names if is_service_name(name)], [self.misnamed(name) for name in names if not is_service_name(name)]
+            for item in sorted((item for item in listing if item.name[0] != "."), key=lambda item: item.name):
+                try:
+                    if item.is_dir() and is_service_name(item.name):
+                        names.append(item.name)
+                    elif item.is_dir():
+                        faults.append(self.misnamed(item.name))
+                except OSError as error:
+                    path = f"{self.shown}/{item.name}"
+                    faults.append(Fault.from_os("cannot open a service directory", error, path, hint=f"ls -l {quote(path)}"))
+        return names, faults
 
     def names(self, faults: list[Fault] | None = None) -> list[str]:
         """The services that were named, or all with --all. Fault for one that is not there; with `faults` it is put there, and left out."""

@@ -342,8 +342,6 @@ def _next_of(held: os.stat_result | None, path: str) -> tuple[BinaryIO | None, b
         if newer:
             newer.close()
         newer = candidate
-        if held is None:
-            return newer, False
     return newer, False
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ljsv.cli.logs_verb import LogReader
 from ljsv.supervise.events import Events
 from ljsv.supervise.log import Log, add_stamps, stamp
 from ljsv.supervise.logfile import LogFile
@@ -157,3 +158,17 @@ def test_rotation_is_bounded_and_in_order(keep: int, gaps: list[int]) -> None:
             assert now[0] == 8
             assert len(now) == min(keep, len(left) + 1)
         file.close()
+
+
+def test_a_log_that_is_followed_before_it_is_there(tmp_path: Path) -> None:
+    """It begins with its oldest file, however often it was rotated before it was looked at."""
+    reader = LogReader(str(tmp_path / "logs/current"), str(tmp_path))
+    file = LogFile(str(tmp_path / "logs"), 1, 10)
+    for number in range(4):
+        file.open()
+        file.append(b"%d\n" % number)
+        if number < 3:
+            file.rotate()
+    file.close()
+    lines = [line for _ in range(6) for line in reader.new_lines()]
+    assert lines == [b"0\n", b"1\n", b"2\n", b"3\n"]

@@ -179,3 +179,18 @@ def test_exit_of_a_log_service(scanning: Tree) -> None:
     scanning.wait_state("a", "ready")
     done = scanning.ljsv("exit", "a/log", code=100)
     assert "a log service exits with its service" in done.stderr and "ljsv exit a" in done.stderr
+
+
+@pytest.mark.parametrize("to", ["loop", "/proc/1/cwd/x"])
+def test_a_symlink_that_leads_nowhere_we_may_look(tree: Tree, to: str) -> None:
+    """It is told, and nothing else is hindered by it."""
+    if to != "loop" and not tree.uid:
+        pytest.skip("root may look everywhere: needs an unprivileged user")
+    (tree.sv / "loop").symlink_to(to)
+    tree.add("web")
+    assert "ok: web: ready" in tree.ljsv("up", "web").stdout
+    done = tree.ljsv("status")
+    assert "web" in done.stdout and "cannot open a service directory" in done.stderr and f"hint: ls -l {tree.sv}/loop" in done.stderr
+    tree.ljsv("lint", code=None)
+    tree.ljsv("restart", "--all")
+    tree.ljsv("exit", "--all")
