@@ -15,6 +15,7 @@ OPTIONS = {"--yes": ""}
 
 def run(_verb: str, options: Options) -> int:
     from ljsv.jail.overlay import delete, hold_all
+    from ljsv.supervise.kept import Kept
 
     context = Context(options.get("--svdir"), options)
     names = context.options.operands
@@ -25,6 +26,7 @@ def run(_verb: str, options: Options) -> int:
             raise Fault("it is supervised", context.supervise_of(name), service=name, hint=f"ljsv exit {quote(name)}", exit_code=EXIT_NOT_REACHED)
         _refuse_while_it_runs(context, name)
         found = [path for path in (context.places.log_of(name), context.places.log_of(f"{name}/log"), context.places.state_of(name), *_configured(context, name)) if os.path.isdir(path)]
+        found += Kept(context.svdir, context.places.state).left_by(name)
         runtime = context.places.runtime_of(name)
         found += [runtime] if runtime and os.path.isdir(runtime) else []
         if not found:

@@ -6,11 +6,15 @@ import os
 from contextlib import suppress
 
 from ljsv import status
+from ljsv.errors import Fault, quote
 from ljsv.paths import is_service_name
-from ljsv.supervise import record
+from ljsv.supervise.directory import format_identity
+from ljsv.supervise.kept import Kept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ljsv.supervise.supervisor import Supervisor
 
 
@@ -26,6 +30,7 @@ class Naming:
 
     def __init__(self, of: Supervisor) -> None:
         self._of = of
+        self._kept = Kept(of.places.svdir, of.places.state)
 
     def take(self) -> bool:
         """Its directory may have another name by now: whether it has."""
@@ -37,29 +42,55 @@ class Naming:
         before, of.name = of.name, name
         of.events.source = name
         of.needs.follow_name(name)
-        self._move_what_is_kept(before)
+        self._take_along(before)
+        self._move_logs(before)
         of.logs.move(of.places.log_of(name))  # also where that name has a log already: the old name may be another's soon
         return True
 
     def follow(self) -> None:
-        """It got its name while nobody supervised it: what lies under the one before follows. Where another service has that by now, only the overlay that runs."""
+        """It got its name while nobody supervised it: what lies under the one before follows. Where another service has that by now, but for the log."""
         of = self._of
-        detail = status.read_detail(of.directory.path)
-        folder, before = os.path.split(detail.get("directory", ""))
+        folder, before = os.path.split(status.read_detail(of.directory.path).get("directory", ""))
         if folder != of.places.svdir or before == of.name or not is_service_name(before) or not is_service_name(of.name):
+            self._tell_of(self.claim)
             return
+        of.events.send("renamed", was=before)
+        self._take_along(before)
         if not os.path.lexists(f"{folder}/{before}"):
-            of.events.send("renamed", was=before)
-            self._move_what_is_kept(before)
+            self._move_logs(before)
             of.logs.file.was_in = of.places.log_of(before)  # still there where the new name had a log already
-            return
-        state = of.places.state_of(before)
-        if record.find_living(of.directory.path) and detail.get("overlay", "").startswith(f"{state}/"):  # its lock keeps the other one out
-            move_directory(state, of.places.state_of(of.name))
 
-    def _move_what_is_kept(self, before: str) -> None:
+    def claim(self, *, is_made: bool = False) -> None:
+        """What is kept under its name is its own, from now on where it `is_made` only now. Fault where another's cannot be put aside."""
+        if not self._of.has_deployments:
+            return
+        try:
+            self._say(self._kept.claim(self._identity, self._of.name, is_made=is_made))
+        except OSError as error:
+            state = self._of.places.state
+            raise Fault.from_os("cannot keep what the service writes", error, state, hint=f"ls -ld {quote(state)}; df {quote(state)}") from None
+
+    @property
+    def _identity(self) -> str:
+        return format_identity(self._of.source.identity)
+
+    def _take_along(self, before: str) -> None:
+        if self._of.has_deployments:
+            self._tell_of(lambda: self._say(self._kept.rename(self._identity, before, self._of.name)))
+
+    def _tell_of(self, deed: Callable[[], None]) -> None:
+        """What fails here fails again when it starts."""
+        try:
+            deed()
+        except Fault as error:
+            self._of.events.send("cannot take along what is kept of the service", "error", cause=str(error))
+
+    def _say(self, moved: str) -> None:
+        if moved:
+            self._of.events.send("what was kept of another service under this name was put aside", "warning", path=moved)
+
+    def _move_logs(self, before: str) -> None:
         of = self._of
-        for where in (of.places.state_of, of.places.log_of):
-            move_directory(where(before), where(of.name))
+        move_directory(of.places.log_of(before), of.places.log_of(of.name))
         if of.log_reading:
             of.log_reading.follow_name(before, of.name)

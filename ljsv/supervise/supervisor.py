@@ -20,7 +20,7 @@ from ljsv.jail import terminal
 from ljsv.jail.cgroup import NOT_ENFORCED, unenforced
 from ljsv.jail.failure import FULL
 from ljsv.jail.limits import settings_of
-from ljsv.jail.spec import JailSpec, spec_of
+from ljsv.jail.spec import OVERLAY, JailSpec, spec_of
 from ljsv.linux import process
 from ljsv.paths import Places
 from ljsv.service.read import Service
@@ -497,7 +497,10 @@ class Supervisor:
         try:
             self.source.find_path()
             self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
+            self.naming.claim()
             service = self.source.load_to_start(is_automatic=is_automatic)
+            if service.rootfs.writable == OVERLAY and not service.rootfs.overlay:
+                self.naming.claim(is_made=True)
             self._set_up_log(service)
             self.source.run_began()
             self.waiting = self.needs.missing(self.name, service.policy.needs)

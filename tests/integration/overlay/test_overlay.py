@@ -302,3 +302,44 @@ def test_a_directory_that_is_no_overlays_is_left_alone(scanning: Tree, what: str
     scanning.ljsv("exit", "a")
     assert "holds more than an overlay" in scanning.ljsv("purge", "a", "--yes", code=None).stderr
     assert all(path.read_text() == "mine" for path in kept)
+
+
+@pytest.mark.parametrize("when", ["running", "down", "no scanner"])
+def test_services_that_swap_names_keep_what_they_wrote(tree: Tree, when: str) -> None:
+    """Whatever they had under those names, and at once."""
+    root = small_root(tree)
+    tree.ljsv("scan", "--daemon")
+    for name in ("one", "two"):
+        tree.add(name, f"#!/bin/sh\necho {name} >> /id\necho $(cat /id) END\nexec sleep 1000", f'base = "{root}"\nwritable = "overlay"\n')
+    for name in ("one", "two"):
+        tree.wait_state(name, "ready")
+        wait_for(lambda name=name: "END" in tree.log(name), "its first run")
+    if when == "down":
+        tree.ljsv("down", "one", "two")
+    elif when == "no scanner":
+        tree.ljsv("exit", "--all")
+    (tree.sv / "one").rename(tree.sv / "third")
+    (tree.sv / "two").rename(tree.sv / "one")
+    (tree.sv / "third").rename(tree.sv / "two")
+    tree.ljsv("restart", "one", "two")
+    for name, text in (("one", "two two END"), ("two", "one one END")):
+        wait_for(lambda name=name, text=text: text in tree.log(name), "what it wrote before")
+        assert (overlay_of(tree, name) / "upper/id").exists()
+
+
+def test_renamed_to_a_name_that_has_left_something(scanning: Tree) -> None:
+    """What a service that is gone has written is put aside, and deleted with a purge of its name."""
+    root = small_root(scanning)
+    for name in ("gone", "one"):
+        scanning.add(name, f"#!/bin/sh\necho {name} >> /id\necho $(cat /id) END\nexec sleep 1000", f'base = "{root}"\nwritable = "overlay"\n')
+        wait_for(lambda name=name: "END" in scanning.log(name), "its first run")
+    scanning.ljsv("remove", "gone", "--yes")
+    (scanning.sv / "one").rename(scanning.sv / "gone")
+    scanning.ljsv("restart", "gone")
+    wait_for(lambda: "one one END" in scanning.log("gone"), "what it wrote before")
+    aside = [path for path in overlay_of(scanning, "gone").parent.parent.iterdir() if path.name.startswith(".")]
+    assert [(path / "overlay/upper/id").read_text() for path in aside] == ["gone\n"]
+    assert str(aside[0]) in scanning.events()
+    scanning.ljsv("exit", "gone")
+    scanning.ljsv("purge", "gone", "--yes")
+    assert not aside[0].exists()
