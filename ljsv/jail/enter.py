@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NOT_ENTERED_STATUS = 111
-AWAITED = (*terminal.AWAITED, signal.SIGCONT)
+KILL_GROUP = signal.SIGRTMIN + 1  # to the parent: KILL for the program and what it has started
+AWAITED = (*terminal.AWAITED, signal.SIGCONT, KILL_GROUP)
 FOR_GROUP = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCONT})
 
 
@@ -147,6 +148,8 @@ def _wait(program: int, *, has_terminal: bool) -> None:
             pid, wait_status = os.waitpid(program, os.WNOHANG)
             if pid:
                 os._exit(pid1.exit_code(wait_status))
+        elif number == KILL_GROUP:
+            _send(os.killpg, program, signal.SIGKILL)
         elif has_terminal or number not in FOR_GROUP:
             _send(os.kill, program, number)
         else:  # SIGTSTP would be discarded: nobody in its session could continue it (an orphaned process group)

@@ -13,6 +13,7 @@ from collections import deque
 from contextlib import suppress
 
 from ljsv.errors import Fault, quote
+from ljsv.jail.enter import KILL_GROUP
 from ljsv.jail.pid1 import exit_code
 from ljsv.linux import descriptors
 from ljsv.supervise.loop import now
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ljsv.supervise.source import Source
 
 QUEUE_MAX = 64
+KILLED_WITHIN_S = 0.5
 TIMED_OUT, NOT_RUN = -1, -2
 CHECK = "check"
 
@@ -98,9 +100,12 @@ class Scripts:
             self._late()
 
     def _late(self) -> None:
+        """It is killed with what it has started; in a moment its parent, too, which may not have come so far."""
+        signal_to_parent = signal.SIGKILL if self._is_late else KILL_GROUP
         self._is_late = True
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self._pidfd, signal_to_parent)
+        self._loop.set_timer(self._timer, now() + KILLED_WITHIN_S, self._late)
 
     def _ended(self) -> None:
         wait_status, failure = self._collect()

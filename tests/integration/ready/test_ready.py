@@ -6,10 +6,11 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import Tree, wait_for
+from tests.conftest import Tree, _read_quietly, wait_for
 
 NOTIFY = r"""#!/usr/bin/python3
 import os, signal, socket, time
@@ -222,3 +223,13 @@ def test_paused_is_not_silent(scanning: Tree) -> None:
     scanning.wait_state("a", "ready")
     time.sleep(1)
     assert (scanning.pid("n"), scanning.pid("a")) == (pid, other)
+
+
+def test_a_check_that_is_late_leaves_nothing(scanning: Tree) -> None:
+    """It is killed with what it has started, each time."""
+    mark = f"7770.{scanning.uid}"
+    scanning.add("a", policy='[ready]\nby = "check"\n[scripts]\ncheck = "200ms"\n', check=f"#!/bin/sh\necho tried\nsleep {mark}\nexit 0\n")
+    wait_for(lambda: scanning.log("a").count("tried") > 3, "some tries", 30)
+    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _read_quietly(path) == f"sleep\0{mark}\0".encode()]
+    assert len(found) <= 1
+    scanning.ljsv("down", "a")
