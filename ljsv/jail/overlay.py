@@ -8,6 +8,7 @@ Documentation/filesystems/overlayfs.rst, user_namespaces(7).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -83,7 +84,8 @@ def delete(path: str) -> None:
         if os.geteuid() == 0:
             raise Fault.from_os("cannot delete", error, path, hint=f"lsattr -d {quote(path)}") from None
     except OSError as error:
-        raise Fault.from_os("cannot delete", error, path, hint=f"ls -ld {quote(path)}") from None
+        hint = f"grep {quote(path)} /proc/self/mountinfo  # what is mounted in it?" if error.errno == errno.EBUSY else f"ls -ld {quote(path)}"
+        raise Fault.from_os("cannot delete", error, path, hint=hint) from None
     from ljsv.jail.owner import run_as_owner
 
     run_as_owner(lambda: _remove_tree(path), what="cannot delete", path=path)
@@ -140,7 +142,10 @@ def _empty(fd: int, top_fd: int, names: Iterator[str]) -> list[str]:
             os.unlink(entry.name, dir_fd=fd)
             continue
         name = next(names)
-        os.chmod(entry.name, 0o700, dir_fd=fd)
-        os.rename(entry.name, name, src_dir_fd=fd, dst_dir_fd=top_fd)
+        try:  # not chmod first: that would be of what is mounted there
+            os.rename(entry.name, name, src_dir_fd=fd, dst_dir_fd=top_fd)
+        except PermissionError:
+            os.chmod(entry.name, 0o700, dir_fd=fd)
+            os.rename(entry.name, name, src_dir_fd=fd, dst_dir_fd=top_fd)
         found.append(name)
     return found

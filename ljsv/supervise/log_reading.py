@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ljsv import status
-from ljsv.errors import Fault
+from ljsv.errors import Fault, quote
 from ljsv.supervise import machine as table
 from ljsv.supervise import record
 from ljsv.supervise.log_service import LogService
@@ -37,13 +37,14 @@ class LogReading:
         self.service: LogService | None = None
         self.is_exiting = False
         self._lost_fd = -1
+        self._fault = ""  # why there is no log service although there is log/run
 
     @property
     def is_by_us(self) -> bool:
         return not self._of.source.has("log/run") and self._lost_fd < 0
 
     def describe_fault(self) -> str:
-        return self.service.describe_fault() if self.service else ""
+        return self.service.describe_fault() if self.service else self._fault
 
     def describe_jail(self) -> str:
         """That of the log service, for `_open_lost`: pid and start time of its pid 1, and of its program; "" for none."""
@@ -62,6 +63,7 @@ class LogReading:
         """`log/` has come, or has gone: the log service starts first, and takes the log out of the FIFO instead of this process."""
         of = self._of
         is_there = of.source.has("log/run")
+        self._fault = ""
         if is_there and self.service is None and self._lost_fd < 0:
             of.logs.give_away()
             try:
@@ -69,7 +71,10 @@ class LogReading:
                 self.service.begin()
             except (Fault, OSError) as error:
                 self.service = None
-                of.events.send("cannot supervise the log service", "error", fault=str(error), hint=getattr(error, "hint", ""))
+                place = f"{of.source.path}/log"
+                fault = error if isinstance(error, Fault) else Fault.from_os("cannot supervise", error, place, hint=f"ls -ld {quote(place)}")
+                self._fault = f"its log service does not run: {fault}  # {fault.hint}"
+                of.events.send("cannot supervise the log service", "error", fault=str(fault), hint=fault.hint)
                 of.logs.take_back()
         elif not is_there and self.service and not self.service.is_ending:
             self.service.feed(Event("x"))

@@ -261,3 +261,16 @@ def test_events_of_some_services(scanning: Tree) -> None:
     wait_for(lambda: not os.path.exists(scanning.sv / "web"), "it to go")
     assert '"service": "web"' in scanning.ljsv("events", "web").stdout
     assert "no such service" in scanning.ljsv("events", "nosuch", code=4).stderr
+
+
+def test_a_log_service_that_nobody_can_supervise(scanning: Tree) -> None:
+    """It is told, its service writes into our log, and what is mended is taken up."""
+    path = scanning.write("a", "echo said; exec sleep 1000", log__run="#!/bin/sh\nexec cat >/dev/null\n", log__supervise__control="")
+    path.rename(scanning.sv / "a")
+    scanning.wait_state("a", "ready")
+    shown = scanning.ljsv("status", "a").stdout
+    assert "its log service does not run" in shown and "log/supervise/control" in shown
+    wait_for(lambda: "said" in scanning.log("a"), "its line")
+    shutil.rmtree(scanning.sv / "a/log/supervise")
+    wait_for(lambda: "log_fault" not in scanning.detail("a"), "the log service")
+    assert "run: log:" in scanning.ljsv("status", "a").stdout
