@@ -13,6 +13,7 @@ import struct
 
 from ljsv.frozen import Frozen
 from ljsv.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
+from ljsv.linux.mountinfo import unescape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,13 +71,6 @@ def read_table(path: str) -> list[list[str]]:
             return [[unescape(os.fsdecode(word)) for word in line.rstrip(b"\n").split(b" ")] for line in file]
     except OSError:
         return []
-
-
-def unescape(text: str) -> str:
-    r"""A path as the kernel shows it: \040 for a space, and so on."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):  # the backslash last
-        text = text.replace(code, character)
-    return text
 
 
 def set_up(say: Callable[[str], None]) -> None:

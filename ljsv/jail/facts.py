@@ -16,10 +16,11 @@ from ljsv.jail.apart import check_apart
 from ljsv.jail.exposed import STANDARD_DIRECTORIES, close_hint, find_exposed, find_owned, find_set_id
 from ljsv.jail.filters import read_filter
 from ljsv.jail.outside import can_map
-from ljsv.jail.spec import DIRECT, DIRECTORY, HOST, IMAGE, OVERLAY, TMPFS, JailSpec
+from ljsv.jail.spec import DIRECT, DIRECTORY, HOST, IMAGE, NO, OVERLAY, TMPFS, JailSpec
 from ljsv.linux.capabilities import read_last_capability
 from ljsv.linux.libc import MACHINE
 from ljsv.linux.mount import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, openat2
+from ljsv.linux.mountinfo import escape, unescape
 from ljsv.service.images import EROFS, SQUASHFS, check_image
 
 # What `base = "host"` shows of /etc: what programs need, and no secrets.
@@ -27,6 +28,8 @@ HOST_ETC = (
     "passwd", "group", "hosts", "resolv.conf", "nsswitch.conf", "localtime", "ld.so.cache", "ld.so.conf",
     "ld.so.conf.d", "alternatives", "ssl/certs",
 )
+MADE_ANEW = ("/dev", "/proc", "/sys", "/run", "/tmp")  # in every jail
+HIDDEN_MAX = 5
 DNS_FILES = ("resolv.conf", "hosts")
 # As the OCI runtime specification masks them.
 PROC_MASKED = ("acpi", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
@@ -142,6 +145,9 @@ def gather_facts(spec: JailSpec, *, is_shifted: bool = False, userns_fd: int = -
         kept = f", and {len(set_id)} that are there are read-only" if set_id else ""
         kept += f", but not all that may be there were looked for: there are {why_not_all}" if why_not_all else ""
         notes += (_exposed_note(spec, exposed[0][1], kept, "another jail's" if not owned else "root's" if is_root else "yours"),)
+    missing = _find_missing(spec, etc, binds)
+    if spec.base_kind == DIRECTORY and (spec.writable in {OVERLAY, TMPFS} or (spec.writable == NO and missing)):
+        notes += _look_below(spec, is_root=is_root)
     return Facts(
         is_root=is_root,
         is_range=is_root or spec.is_range,
@@ -160,7 +166,7 @@ def gather_facts(spec: JailSpec, *, is_shifted: bool = False, userns_fd: int = -
         host_directories=directories,
         host_links=links,
         etc=etc,
-        missing=_find_missing(spec, etc, binds),
+        missing=missing,
         covered=_find_covered(spec.directory),
         bind_is_directory=binds,
         nodes=_find_nodes(spec, is_root=is_root),
@@ -228,6 +234,25 @@ def _notes(spec: JailSpec, host: HostFacts, *, is_shifted: bool, is_base_mapped:
         for bind in spec.binds if is_shifted and bind.writable and not bind.is_mapped and not os.stat(bind.source).st_mode & 0o002
     ]
     return tuple(notes)
+
+
+def _look_below(spec: JailSpec, *, is_root: bool) -> tuple[str, ...]:
+    """What is mounted in the base is in none of the layers that are made of it: told. Fault where the kernel refuses to make one.
+
+    Source: clone_private_mount() in fs/namespace.c, for which mounts of a more privileged namespace are locked.
+    """
+    base = "" if spec.base_path == "/" else spec.base_path
+    with open("/proc/self/mountinfo", "rb") as file:
+        data = file.read()
+    sign = os.fsencode(f" {escape(base)}/")
+    places = [unescape(os.fsdecode(line.split(b" ", 5)[4])) for line in data.splitlines() if sign in line]
+    below = sorted({place.removeprefix(base) for place in places if place.startswith(f"{base}/") and place != "/"})
+    shown = {bind.to for bind in spec.binds} | {tmpfs.at for tmpfs in spec.tmpfs}
+    hidden = [path for path in below if path not in shown and not path.startswith(MADE_ANEW)]
+    if below and not is_root:
+        cause = f"something is mounted in it, at {below[0]}: no layer above it can be made without root"
+        raise Fault("cannot use the root", spec.base_path, cause, hint=f"findmnt -R {quote(spec.base_path)}  # without a layer, with all mount points that a jail needs, it can be used")
+    return (f"not shown: what is mounted in {spec.base_path}, at {' '.join(hidden[:HIDDEN_MAX])}: bind it",) if hidden else ()
 
 
 def _exposed_note(spec: JailSpec, place: str, kept: str, whose: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from ljsv.frozen import Frozen
+from ljsv.linux.mountinfo import unescape
 
 CONTROLLERS = ("memory", "cpu", "pids", "io", "cpuset")
 RESOURCES = ("memory", "cpu", "io")  # those that have a pressure
@@ -77,15 +78,8 @@ def find_hierarchies(mountinfo: str) -> tuple[Hierarchy, ...]:
         fields, _, kind = line.partition(" - ")
         words = fields.split(" ")
         if kind.startswith("cgroup2 ") and len(words) > 4:
-            found.append(Hierarchy(_unescape(words[3]), _unescape(words[4])))
+            found.append(Hierarchy(unescape(words[3]), unescape(words[4])))
     return tuple(found)
-
-
-def _unescape(text: str) -> str:
-    """Space, tab, newline and backslash are written in octal there."""
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, char)
-    return text
 
 
 def find_group(text: str) -> str:

@@ -10,9 +10,10 @@ import pytest
 
 from ljsv.init import ending
 from ljsv.init.children import hold_standard_descriptors
-from ljsv.init.mounts import MOUNTS, plan_mounts, read_mount_points, unescape
+from ljsv.init.mounts import MOUNTS, plan_mounts, read_mount_points
 from ljsv.init.requests import find_request
 from ljsv.init.settings import Settings, read_settings
+from ljsv.linux.mountinfo import escape, unescape
 
 
 def test_only_what_is_not_there_is_mounted() -> None:
@@ -29,6 +30,7 @@ def test_paths_of_the_kernels_tables() -> None:
     r"""A space is \040, and a backslash \134, which escapes nothing itself."""
     assert unescape("/media/a\\040b") == "/media/a b"
     assert unescape("/a\\134040b") == "/a\\040b"
+    assert all(unescape(escape(path)) == path for path in ("/a b", "/a\\040b", "/a\nb\t\\", "/"))
 
 
 def test_a_mount_may_have_any_name(tmp_path: Path) -> None:

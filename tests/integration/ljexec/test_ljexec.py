@@ -688,3 +688,22 @@ def test_a_symlink_through_more_directories_than_anybody_has(tree: Tree, root: P
     (root / "etc/resolv.conf").symlink_to("x/" * 1500 + "x")
     done = tree.run("ljexec", "--root", str(root), "--rw", "--", "/bin/true")
     assert done.returncode == 125 and "more than 200 directories in each other" in done.stderr, done
+
+
+def test_what_is_mounted_in_the_base(tree: Tree) -> None:
+    """A layer above the base has nothing of it: told as root, and refused where the kernel makes no layer of such a base."""
+    if os.geteuid():
+        pytest.skip("mounting for another user needs root")
+    root = small_root(tree)
+    (root / "data").mkdir()
+    as_user = ["setpriv", "--reuid", str(tree.uid), "--regid", str(tree.uid), "--clear-groups"] if tree.uid else []
+    mounted = f"mount -t tmpfs t {root}/data && echo x > {root}/data/file && exec \"$@\""
+    command = ["unshare", "-m", "sh", "-c", mounted, "sh", *as_user, "ljexec", "--root", str(root), "--writable", "tmpfs", "--", "sh", "-c", "echo /data/*"]
+    done = subprocess.run(command, env=tree.env, capture_output=True, text=True, check=False, timeout=60)
+    if tree.uid:
+        assert done.returncode == 125 and "something is mounted in it, at /data" in done.stderr
+    else:
+        assert done.stdout == "/data/*\n" and f"not shown: what is mounted in {root}, at /data" in done.stderr
+    plain = [*command[: command.index("--writable")], "--rw", *command[command.index("--") :]]
+    done = subprocess.run(plain, env=tree.env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "/data/file\n" and "not shown" not in done.stderr
