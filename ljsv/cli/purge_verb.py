@@ -52,12 +52,15 @@ def _refuse_while_it_runs(context: Context, name: str) -> None:
 
 
 def _overlays(context: Context, name: str) -> list[str]:
-    """Where it writes, or has written: in its state directory, and where `overlay` says."""
+    """Where it writes, or has written: in its state directory, and where `overlay` says, or has said last."""
+    from ljsv.supervise.kept import read_elsewhere
+
     try:
         elsewhere = context.read_service(name).rootfs.overlay
     except Fault:  # the service directory is gone, or unfit
         elsewhere = ""
-    return [f"{context.places.state_of(name)}/overlay", *([elsewhere] if elsewhere else [])]
+    state = context.places.state_of(name)
+    return [f"{state}/overlay", *dict.fromkeys(path for path in (elsewhere, read_elsewhere(state)) if path)]
 
 
 def _let_go_of_images(context: Context, name: str) -> None:

@@ -40,9 +40,10 @@ def _remove(context: Context, options: Options, name: str) -> int:
     if not os.path.isdir(path):
         raise Fault("it has been removed already", path, "", service=name, hint=f"ljsv purge {quote(name)}", exit_code=EXIT_NOT_REACHED)
     _refuse_what_is_none(context, name, path)
-    if not os.access(context.svdir, os.W_OK | os.X_OK):
-        raise Fault("cannot delete", path, "its scan directory may not be written", service=name, hint=f"ls -ld {quote(context.svdir)}")
     is_link = os.path.islink(path)
+    for folder in (context.svdir, *([] if is_link else [path])):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise Fault("cannot delete", path, f"{folder} may not be written", service=name, hint=f"ls -ld {quote(folder)}")
     confirm(options, f"stop {name} and delete {path}" + (" (a symlink: what it leads to stays)" if is_link else ""))
     for other in _who_needs(context, name):
         print(f"ljsv: {other} needs {name}, and will not start without it", file=sys.stderr)

@@ -48,6 +48,8 @@ def explain_failure(spec: JailSpec, failure: tuple[str, ...], *, is_served: bool
         hint = f"who may enter and read it? namei -l {quote(place)}"
     elif number in {errno.EPERM, errno.ENOSPC} and "namespace" in stage:
         hint = "ljsv doctor"
+    elif spec.base_kind == IMAGE and number == errno.EROFS and name.startswith("/"):
+        hint = "the image has it not, or a symlink on the way there (/bin -> usr/bin): name the place that it leads to"
     elif number == errno.EMFILE:
         hint = "ulimit -Hn 65536  # before the scanner is started; in a unit: LimitNOFILE=65536"
     elif number in FULL:

@@ -1,6 +1,7 @@
 """What is kept of a service by its name, in the state directory: whose it is, and that it follows a service that is renamed.
 
     STATE/NAME/owner     the identity of the service directory, and the name that it had
+    STATE/NAME/elsewhere the overlay that its `rootfs` named last: what it writes is there
     STATE/.IDENTITY      what was kept under a name that another service has taken since
 
 A directory that was replaced by another of the same name leaves its state to
@@ -23,8 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OWNER = "owner"
-OWNER_MAX = 4096
+OWNER, ELSEWHERE = "owner", "elsewhere"
+OWNER_MAX = ELSEWHERE_MAX = 8192
 ASIDE_MAX = 1000
 
 
@@ -35,6 +36,14 @@ def read_owner(folder: str) -> tuple[str, str]:
     except OSError:
         return "", ""
     return (*lines, "", "")[0], (*lines, "", "")[1]
+
+
+def read_elsewhere(folder: str) -> str:
+    """The overlay of the service with that state directory; "" where it is in there."""
+    try:
+        return files.read_some(f"{folder}/{ELSEWHERE}", ELSEWHERE_MAX).decode(errors="surrogateescape")
+    except OSError:
+        return ""
 
 
 class Kept:
@@ -70,6 +79,11 @@ class Kept:
                 os.makedirs(f"{self._root}/{name}", exist_ok=True)
             self._sign(identity, name)
         return moved
+
+    def note_elsewhere(self, name: str, overlay: str) -> None:
+        """For a purge, when the service directory that says so is gone. OSError."""
+        if read_elsewhere(f"{self._root}/{name}") != overlay:
+            status.write_by_rename(f"{self._root}/{name}", ELSEWHERE, overlay.encode(errors="surrogateescape"), 0o600)
 
     def left_by(self, name: str) -> list[str]:
         """What was put aside of a service that had that name and is gone."""

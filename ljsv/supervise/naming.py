@@ -60,12 +60,17 @@ class Naming:
             self._move_logs(before)
             of.logs.file.was_in = of.places.log_of(before)  # still there where the new name had a log already
 
-    def claim(self, *, is_made: bool = False) -> None:
-        """What is kept under its name is its own, from now on where it `is_made` only now. Fault where another's cannot be put aside."""
+    def claim(self, *, is_made: bool = False, elsewhere: str = "") -> None:
+        """What is kept under its name is its own, from now on where it `is_made` only now. Fault where another's cannot be put aside.
+
+        `elsewhere`: where it writes, if not there.
+        """
         if not self._of.has_deployments:
             return
         try:
             self._say(self._kept.claim(self._identity, self._of.name, is_made=is_made))
+            if elsewhere:
+                self._kept.note_elsewhere(self._of.name, elsewhere)
         except OSError as error:
             state = self._of.places.state
             raise Fault.from_os("cannot keep what the service writes", error, state, hint=f"ls -ld {quote(state)}; df {quote(state)}") from None

@@ -499,8 +499,8 @@ class Supervisor:
             self._take_name()  # also where nobody has told us yet: state and log of the old one may be another's
             self.naming.claim()
             service = self.source.load_to_start(is_automatic=is_automatic)
-            if service.rootfs.writable == OVERLAY and not service.rootfs.overlay:
-                self.naming.claim(is_made=True)
+            if service.rootfs.writable == OVERLAY:
+                self.naming.claim(is_made=True, elsewhere=service.rootfs.overlay)
             self._set_up_log(service)
             self.source.run_began()
             self.waiting = self.needs.missing(self.name, service.policy.needs)

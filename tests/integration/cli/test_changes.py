@@ -217,3 +217,16 @@ def test_who_needs_it_is_named(scanning: Tree) -> None:
     scanning.wait_state("db", "ready")
     scanning.wait_state("web", "ready")
     assert "web needs db" in scanning.ljsv("remove", "db", "--yes").stderr
+
+
+def test_remove_of_what_cannot_be_deleted(scanning: Tree) -> None:
+    """Said before anything is stopped."""
+    if not scanning.uid:
+        pytest.skip("root may write everything: needs an unprivileged user")
+    path = scanning.add("a")
+    pid = int(scanning.wait_state("a", "ready")["pid"])
+    path.chmod(0o555)
+    done = scanning.ljsv("remove", "a", "--yes", code=111)
+    assert "a: cannot delete" in done.stderr and f"hint: ls -ld {path}" in done.stderr
+    assert is_alive(pid) and path.exists()
+    path.chmod(0o755)

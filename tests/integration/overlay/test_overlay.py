@@ -343,3 +343,14 @@ def test_renamed_to_a_name_that_has_left_something(scanning: Tree) -> None:
     scanning.ljsv("exit", "gone")
     scanning.ljsv("purge", "gone", "--yes")
     assert not aside[0].exists()
+
+
+def test_purge_finds_an_overlay_elsewhere_without_its_service(scanning: Tree) -> None:
+    """Its service directory, which said where, is gone."""
+    root, place = small_root(scanning), scanning.root / "data"
+    scanning.add("a", "#!/bin/sh\necho x > /written; echo END; exec sleep 1000", f'base = "{root}"\nwritable = "overlay"\noverlay = "{place}"\n')
+    wait_for(lambda: "END" in scanning.log("a"), "its run")
+    assert (place / "upper/written").exists()
+    scanning.ljsv("remove", "a", "--yes")
+    assert f"{place}/upper" in scanning.ljsv("purge", "a", "--yes").stdout
+    assert not list(place.iterdir())
